@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from op_tests import Calls, OpTests, Sample
 from torch import Tensor
 
 from gankernels import backend, ops, why_not
@@ -34,7 +35,7 @@ def truth(x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, gain=1.0)
 
 
 def close(ours: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    eps = torch.finfo(dtype).eps * (1 if dtype in (torch.bfloat16, torch.float16) else 8)
+    eps = torch.finfo(dtype).eps * (1 if dtype in (torch.bfloat16, torch.float16) else 32)
     assert ours.shape == expected.shape
     assert (ours.double().cpu() - expected).abs().max() <= eps * max(expected.abs().max(), 1)
 
@@ -68,6 +69,53 @@ CASES = {
     "one row of taps": ((1, 5), dict(padding=[2, 2, 0, 0])),
     "down by more than the size": ((3, 3), dict(down=[40, 50], padding=[2, 2, 2, 2])),
 }
+
+
+class TestUpfirdn2d(OpTests):
+    name = "upfirdn2d"
+    overloads = ("upfirdn2d", "upfirdn2d_filter_grad")
+    layout_of = ("x",)
+
+    def samples(self):
+        for name, (taps, kwargs) in CASES.items():
+            size = (6, 7) if name == "crop" else (4, 5)
+            if name == "down by more than the size":
+                kwargs = {**kwargs, "down": [9, 8]}
+            f = numbers(*taps, seed=1) / max(taps)
+            yield Sample({"x": numbers(1 if len(taps) == 1 else 2, 1, *size), "filter": f}, kwargs)
+        yield Sample({"x": numbers(0, 3, 5, 4), "filter": numbers(4)}, {"up": 2, "padding": 2})
+        yield Sample({"x": numbers(2, 9, 1, 1), "filter": numbers(2, 2)}, {"padding": [1, 0, 0, 1]})
+        yield Sample({"x": numbers(1, 2, 3, 4)}, {"filter": None, "up": [2, 1], "padding": -1, "gain": 3})
+
+    def bad(self):
+        x, f = torch.ones(1, 1, 4, 4), torch.ones(3)
+        for change, message in (
+            ({"x": torch.ones(3, 4, 4)}, "x has shape"),
+            ({"x": torch.ones(1, 1, 0, 4)}, "x has shape"),
+            ({"x": x.int()}, "x has dtype"),
+            ({"x": [1.0]}, "x is list"),
+            ({"filter": torch.ones(1, 1, 1)}, "filter has shape"),
+            ({"filter": torch.ones(0)}, "filter has shape"),
+            ({"filter": f.double()}, "filter has dtype"),
+            ({"filter": f.bfloat16()}, "filter has dtype"),
+            ({"filter": f.to("meta")}, "filter is on meta"),
+            ({"filter": [1, 2]}, "filter is list"),
+            ({"up": 0}, "up is 0"),
+            ({"up": [1, 2, 3]}, "up is"),
+            ({"up": 1.5}, "up is"),
+            ({"down": [1, -1]}, "down is"),
+            ({"padding": [1, 2, 3]}, "padding is"),
+            ({"padding": 0.5}, "padding is"),
+            ({"padding": -2}, "output would be empty"),
+            ({"filter": torch.ones(5, 5)}, "output would be empty"),
+            ({"gain": float("nan")}, "gain is nan"),
+        ):
+            yield {"x": x, "filter": f, **change}, message
+
+    def check_pruned(self, calls: Calls, wanted: str):
+        names = [name.split("::")[1].split(".")[0] for name, _ in calls.seen]
+        assert names.count("upfirdn2d") == (wanted == "x")
+        assert names.count("upfirdn2d_filter_grad") == (wanted == "filter")
 
 
 def numbers(*shape, dtype=torch.float64, seed=0):
@@ -122,7 +170,11 @@ def test_tiny_and_wide(forced):
     f = numbers(4, seed=1, dtype=torch.float32)
     for shape in ((1, 1, 1, 1), (2, 130, 4, 4), (1, 3, 2, 9000), (1, 2, 5000, 1), (2, 65, 1, 3)):
         x = numbers(*shape, dtype=torch.float32)
-        for kwargs in (dict(padding=[2, 1, 2, 1]), dict(up=2, padding=[2, 1, 2, 1]), dict(down=2, padding=[2, 1, 2, 1])):
+        for kwargs in (
+            dict(padding=[2, 1, 2, 1]),
+            dict(up=2, padding=[2, 1, 2, 1]),
+            dict(down=2, padding=[2, 1, 2, 1]),
+        ):
             close(ops.upfirdn2d(x, f, **kwargs), truth_fast(x, f, **kwargs), torch.float32)
 
 
@@ -145,6 +197,8 @@ def test_any_arguments(data):
     taps = data.draw(st.tuples(st.integers(1, 14)) | st.tuples(st.integers(1, 6), st.integers(1, 6)))
     up, down = ([data.draw(small), data.draw(small)] for _ in range(2))
     padding = [data.draw(st.integers(-8, 8)) for _ in range(4)]
+    for axis in range(2):
+        assume(size[1 - axis] * up[axis] + sum(padding[2 * axis :][:2]) >= taps[::-1][axis % len(taps)])
     kwargs = dict(up=up, down=down, padding=padding, flip_filter=data.draw(st.booleans()), gain=1.25)
     x = numbers(1, data.draw(st.integers(1, 3)), *size).requires_grad_()
     f = numbers(*taps, seed=1).requires_grad_()
@@ -152,11 +206,7 @@ def test_any_arguments(data):
         if why_not(name, DEVICE, "upfirdn2d"):
             continue
         with backend(name):
-            try:
-                y = ops.upfirdn2d(x, f, **kwargs)
-            except ValueError as error:
-                assert "would be empty" in str(error)
-                return
+            y = ops.upfirdn2d(x, f, **kwargs)
             expected = truth(x, f, **kwargs)
             close(y, expected, torch.float64)
             g = numbers(*y.shape, seed=2)
@@ -165,24 +215,6 @@ def test_any_arguments(data):
             truths = grads
         for ours, theirs in zip(grads, truths, strict=True):
             close(ours, theirs.cpu(), torch.float64)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_derivatives(forced, name):
-    if forced == "triton" and DEVICE == "cpu":
-        pytest.skip("covered by comparison with the reference: gradcheck takes hours emulated")
-    taps, kwargs = CASES[name]
-    x = numbers(1, 2, *((7, 7) if name == "crop" else (5, 6))).requires_grad_()
-    f = (numbers(*taps, seed=1) / max(taps)).requires_grad_()
-    if name == "down by more than the size":
-        kwargs = {**kwargs, "down": [9, 8]}
-
-    def call(x, f):
-        return ops.upfirdn2d(x, f, **kwargs)
-
-    assert torch.autograd.gradcheck(call, (x, f))
-    assert torch.autograd.gradgradcheck(call, (x, f))
-    assert torch.autograd.gradgradcheck(lambda x: ops.upfirdn2d(x, f.detach(), **kwargs), (x,))
 
 
 def test_third_order(forced):
@@ -272,35 +304,6 @@ def test_bad_setup_filter(call, names):
         call()
 
 
-@pytest.mark.parametrize(
-    ("change", "names"),
-    [
-        (dict(x=torch.ones(3, 4, 4)), "x has shape"),
-        (dict(x=torch.ones(1, 1, 0, 4)), "x has shape"),
-        (dict(x=torch.ones(1, 1, 4, 4, dtype=torch.int32)), "x has dtype"),
-        (dict(x=[1.0]), "x is a list"),
-        (dict(filter=torch.ones(1, 1, 1)), "filter has shape"),
-        (dict(filter=torch.ones(0)), "filter has shape"),
-        (dict(filter=torch.ones(3, dtype=torch.float64)), "filter has dtype"),
-        (dict(filter=torch.ones(3, dtype=torch.bfloat16)), "filter has dtype"),
-        (dict(filter=torch.ones(3, device="meta")), "filter is on meta"),
-        (dict(filter=[1, 2]), "filter is a list"),
-        (dict(up=0), "up is 0"),
-        (dict(up=[1, 2, 3]), "up is"),
-        (dict(up=1.5), "up is"),
-        (dict(down=[1, -1]), "down is"),
-        (dict(padding=[1, 2, 3]), "padding is"),
-        (dict(padding=0.5), "padding is"),
-        (dict(padding=-2), "output would be empty"),
-        (dict(filter=torch.ones(5, 5)), "output would be empty"),
-    ],
-)
-def test_bad_input(forced, change, names):
-    arguments = dict(x=torch.ones(1, 1, 4, 4, device=DEVICE), filter=torch.ones(3, device=DEVICE)) | change
-    with pytest.raises(ValueError, match=names):
-        ops.upfirdn2d(arguments.pop("x"), arguments.pop("filter"), **arguments)
-
-
 def test_mixed_dtypes(forced):
     f = numbers(4, seed=1)
     x = numbers(1, 2, 6, 7)
@@ -309,46 +312,3 @@ def test_mixed_dtypes(forced):
     for dtype in (torch.bfloat16, torch.float16):
         low = ops.upfirdn2d(x.to(dtype), f.to(dtype), padding=[2, 1, 2, 1])
         close(low, truth(x.to(dtype), f.to(dtype), padding=(2, 1, 2, 1)), dtype)
-
-
-def test_autocast(forced):
-    x = numbers(1, 2, 6, 7, dtype=torch.float32)
-    f = numbers(4, seed=1, dtype=torch.bfloat16)
-    with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        assert torch.equal(ops.filter2d(x, f), ops.filter2d(x, f.float()))
-        assert ops.filter2d(x.bfloat16(), f.float()).dtype == torch.bfloat16
-
-
-def test_arguments_are_unchanged(forced):
-    x, f = numbers(2, 3, 8, 9), numbers(4, seed=1)
-    kept = x.clone(), f.clone()
-    up, padding = [2, 1], [3, 1, -1, 2]
-    ops.upfirdn2d(x, f, up=up, padding=padding, down=2, gain=3)
-    assert torch.equal(x, kept[0])
-    assert torch.equal(f, kept[1])
-    assert (up, padding) == ([2, 1], [3, 1, -1, 2])
-
-
-def test_threads_do_not_change_the_result(forced):
-    x, f = numbers(2, 3, 40, 64, dtype=torch.float32).requires_grad_(), numbers(4, seed=1).float().requires_grad_()
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            y = ops.upsample2d(x, f)
-            results.append((y, *torch.autograd.grad(y.square().sum(), [x, f])))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_vmap(forced):
-    x, f = numbers(3, 2, 4, 8, 9, dtype=torch.float32), numbers(3, 4, 4, seed=1, dtype=torch.float32)
-    blur = torch.func.vmap(ops.filter2d, in_dims=(0, None))
-    assert torch.allclose(blur(x, f[0]), torch.stack([ops.filter2d(v, f[0]) for v in x]), atol=1e-6)
-    inner = torch.func.vmap(ops.filter2d, in_dims=(2, None))(x.movedim(0, 2), f[0])
-    assert torch.allclose(inner, blur(x, f[0]), atol=1e-6)
-    each = torch.func.vmap(ops.filter2d)(x, f)
-    assert torch.allclose(each, torch.stack([ops.filter2d(*v) for v in zip(x, f, strict=True)]), atol=1e-6)

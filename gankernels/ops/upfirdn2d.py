@@ -31,13 +31,13 @@ def upfirdn2d(
 
     Args:
         x: [N, C, H, W], float64, float32, bfloat16 or float16.
-        filter: [KH, KW]; [K], separable, applied along both axes; or None, the identity. float32, or the dtype of ``x``.
+        filter: [KH, KW]; [K], separable, applied along both axes; or None, the identity. float32, or dtype of ``x``.
         up, down: factors, n or [x, y], at least 1, both at once if wanted.
         padding: n, [x, y] or [x0, x1, y0, y1] samples of the upsampled image; negative numbers crop.
         flip_filter: False is a convolution, True a correlation.
         gain: scales the result once, also with a separable filter.
 
-    Returns: [N, C, H', W'] with H' = (H * up + y0 + y1 - KH + down) // down, dtype of ``x``, channels_last where ``x`` is.
+    Returns: [N, C, H', W'] with H' = (H * up + y0 + y1 - KH + down) // down, dtype and memory format of ``x``.
         Sums are float32, or float64 for a float64 ``x``. Differentiable to any order in ``x`` and ``filter``.
         Under autocast ``x`` keeps its dtype and a filter of another dtype is read as float32.
     Raises: ValueError for a bad shape, dtype, device or factor, and for an empty output.
@@ -55,7 +55,7 @@ def upfirdn2d(
     w = upfirdn2d_op.out_size(x.shape[3], ux, dx, x0, x1, kw)
     if h < 1 or w < 1:
         raise ValueError(
-            f"upfirdn2d: the output would be empty, [H, W] = [{h}, {w}], for x [{x.shape[2]}, {x.shape[3]}], up {[ux, uy]}, "
+            f"upfirdn2d: the output would be empty, [H, W] = [{h}, {w}], for x {list(x.shape)}, up {[ux, uy]}, "
             f"down {[dx, dy]}, padding {[x0, x1, y0, y1]} and a filter of [{kh}, {kw}] taps; pad more or crop less"
         )
     fy = filter if filter.ndim == 1 else None
@@ -95,7 +95,7 @@ def setup_filter(
     if separable is None:
         separable = taps.ndim == 1 and taps.numel() >= 8
     if separable and taps.ndim != 1:
-        raise ValueError(f"setup_filter: separable needs 1-D taps, got f of shape {list(taps.shape)}; pass separable=False")
+        raise ValueError(f"setup_filter: f has shape {list(taps.shape)}, expected [K] with separable=True")
     if separable and gain < 0:
         raise ValueError(
             f"setup_filter: gain {gain} is negative, which a separable filter cannot hold; pass it to upfirdn2d"
@@ -113,10 +113,8 @@ def setup_filter(
     return taps.to(torch.float32)
 
 
-def filter2d(
-    x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
-) -> Tensor:
-    """Filter without changing the size: ``upfirdn2d`` with ``padding`` grown by taps // 2 before, (taps - 1) // 2 after.
+def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
+    """Filter without changing the size: ``upfirdn2d``, ``padding`` grown by taps // 2 before and (taps - 1) // 2 after.
 
     Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
     """
@@ -169,24 +167,25 @@ def reference(
 
 
 def _pair(name: str, value: Pair, at_least: int | None = None) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, Integral | torch.SymInt) else tuple(value)
-    _whole_numbers(name, value, pair, (2,))
+    pair = _whole_numbers(name, value, (2,))
     if at_least is not None and min(pair) < at_least:
         raise ValueError(f"upfirdn2d: {name} is {value}, expected {at_least} or more on each axis")
     return pair
 
 
 def _padding(value: Pair) -> tuple[int, int, int, int]:
-    given = (value, value) if isinstance(value, Integral | torch.SymInt) else tuple(value)
-    _whole_numbers("padding", value, given, (2, 4))
+    given = _whole_numbers("padding", value, (2, 4))
     return given if len(given) == 4 else (given[0], given[0], given[1], given[1])
 
 
-def _whole_numbers(name: str, value: Any, numbers: tuple, lengths: tuple[int, ...]) -> None:
+def _whole_numbers(name: str, value: Any, lengths: tuple[int, ...]) -> tuple:
+    """One number for both axes, or as many as one of `lengths`."""
+    numbers = tuple(value) if isinstance(value, Sequence | torch.Size) else (value, value)
     whole = all(isinstance(v, Integral | torch.SymInt) and not isinstance(v, bool) for v in numbers)
     if not whole or len(numbers) not in lengths:
         forms = "n, [x, y] or [x0, x1, y0, y1]" if 4 in lengths else "n or [x, y]"
         raise ValueError(f"upfirdn2d: {name} is {value!r}, expected whole numbers as {forms}")
+    return numbers
 
 
 def _taps(f: Tensor | None) -> tuple[int, int]:

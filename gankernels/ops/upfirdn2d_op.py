@@ -1,4 +1,4 @@
-"""upfirdn2d below its public function: shapes, the operator that Triton runs, fakes and vmap rules of the compiled ones.
+"""upfirdn2d below its public function: shapes, the operator that Triton runs, fakes and vmap rules of all kernels.
 
 Arguments everywhere: `f` is [KH, KW], or the horizontal taps [KW] where `fy` holds the vertical ones [KH]; `up` and
 `down` are [x, y]; `padding` is [x0, x1, y0, y1]. Everything is bilinear in x and filter, so two operators close under
@@ -13,10 +13,9 @@ from torch import Tensor
 from gankernels import _backend
 from gankernels.ops import _check
 
-SCHEMA = "(Tensor x, Tensor f, Tensor? fy, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gain) -> Tensor"
-FILTER_GRAD_SCHEMA = (
-    "(Tensor x, Tensor g, SymInt[] taps, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gain) -> Tensor"
-)
+SETTINGS = "SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gain"
+SCHEMA = f"(Tensor x, Tensor f, Tensor? fy, {SETTINGS}) -> Tensor"
+FILTER_GRAD_SCHEMA = f"(Tensor x, Tensor g, SymInt[] taps, {SETTINGS}) -> Tensor"
 
 
 def out_size(size: int, up: int, down: int, pad0: int, pad1: int, taps: int) -> int:
