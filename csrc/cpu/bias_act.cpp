@@ -14,25 +14,6 @@
 
 namespace gk {
 
-template <class F>
-inline void with_act(Act act, F f) {
-#define GK_CASE(name) \
-  case Act::name:     \
-    return f(std::integral_constant<Act, Act::name>());
-  switch (act) {
-    GK_CASE(linear)
-    GK_CASE(relu)
-    GK_CASE(lrelu)
-    GK_CASE(tanh)
-    GK_CASE(sigmoid)
-    GK_CASE(elu)
-    GK_CASE(selu)
-    GK_CASE(softplus)
-    GK_CASE(swish)
-  }
-#undef GK_CASE
-}
-
 // (g + g_bias) * h * (derivative of f at ref + bias, or slope of the output ref), to out and, unit by unit, to sums;
 // any pointer but g may be null.
 template <class T, class acc_t>
