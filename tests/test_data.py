@@ -1,5 +1,6 @@
 """Bundled sets, folders and zip files; every image mode; bad files; the order of training."""
 
+import contextlib
 import io
 import struct
 import zipfile
@@ -31,6 +32,12 @@ def split(mode, left, right, size=(8, 8)):
     return image
 
 
+def two_colour_palette():
+    image = split("P", 0, 1)
+    image.putpalette([0, 0, 0, *BLUE])
+    return image
+
+
 def decode(data, resolution=8, channels=3):
     return images_module.decode(data, resolution, channels).pixels
 
@@ -46,15 +53,18 @@ def test_fashion_mnist():
     assert data.images.shape == (10000, 1, 32, 32)
     assert torch.equal(torch.bincount(data.labels), torch.full((10,), 1000))
     assert data.class_names[int(data.labels[0])] == "Ankle boot"
-    assert not data.images[:, :, :2].any() and not data.images[:, :, :, -2:].any()
+    assert not data.images[:, :, :2].any()
+    assert not data.images[:, :, :, -2:].any()
     assert load("fashion-mnist", resolution=16, channels=3).images.shape == (10000, 3, 16, 16)
 
 
 def test_emoji_composited_and_transparent():
     data = load("emoji", resolution=64)
-    assert data.images.shape == (1911, 3, 64, 64) and len(data.class_names) == 10
+    assert data.images.shape == (1911, 3, 64, 64)
+    assert len(data.class_names) == 10
     clear = load("emoji:Smileys & Emotion", resolution=64, channels=4)
-    assert clear.images.shape == (169, 4, 64, 64) and clear.class_names == ("Smileys & Emotion",)
+    assert clear.images.shape == (169, 4, 64, 64)
+    assert clear.class_names == ("Smileys & Emotion",)
     corner = clear.images[:, 3, 0, 0]
     assert (corner == 0).float().mean() > 0.9, "emoji stand on transparent ground"
     white = load("emoji:Smileys & Emotion", resolution=64)
@@ -85,7 +95,7 @@ MODES = {
     "RGBA": (png(split("RGBA", (*RED, 255), (*BLUE, 0))), RED, (255, 255, 255)),
     "half transparent": (png(split("RGBA", (*RED, 255), (0, 0, 0, 128))), RED, (127, 127, 127)),
     "palette": (png(split("RGB", RED, BLUE).quantize(2)), RED, BLUE),
-    "palette+alpha": (png(split("RGB", (0, 0, 0), BLUE).quantize(2), transparency=1), (0, 0, 0), (255, 255, 255)),
+    "palette+alpha": (png(two_colour_palette(), transparency=1), (0, 0, 0), (255, 255, 255)),
     "key colour": (png(split("RGB", RED, BLUE), transparency=BLUE), RED, (255, 255, 255)),
     "bilevel": (png(split("1", 0, 1)), (0, 0, 0), (255, 255, 255)),
     "CMYK": (png(split("CMYK", (0, 255, 255, 0), (0, 0, 0, 255)), format="TIFF"), RED, (0, 0, 0)),
@@ -126,7 +136,9 @@ def test_hidden_colours_do_not_bleed_when_resized():
     for x in range(0, 64, 2):
         checker.paste((*BLUE, 0), (x, 0, x + 1, 64))
     pixels = decode(png(checker), 8, 4)
-    assert pixels[0].min() == 255 and pixels[2].max() == 0 and 100 < pixels[3].mean() < 156
+    assert pixels[0].min() == 255
+    assert pixels[2].max() == 0
+    assert 100 < pixels[3].mean() < 156
 
 
 def test_exif_rotation():
@@ -134,7 +146,8 @@ def test_exif_rotation():
     exif[0x0112] = 6  # stored turned a quarter to the left; shown, the stored left edge is at the top
     stored = split("RGB", RED, BLUE, (32, 32))
     pixels = decode(png(stored, format="JPEG", exif=exif, quality=95), 32).astype(int)
-    assert np.abs(pixels[:, 4, 16] - RED).max() <= 3 and np.abs(pixels[:, 28, 16] - BLUE).max() <= 3
+    assert np.abs(pixels[:, 4, 16] - RED).max() <= 3
+    assert np.abs(pixels[:, 28, 16] - BLUE).max() <= 3
 
 
 @pytest.mark.parametrize("size", [(31, 8), (8, 31), (9, 8)])
@@ -191,10 +204,8 @@ def test_damaged_bytes_never_raise_anything_else():
             where = rng.integers(0, len(damaged), 5)
             damaged[where] = rng.integers(0, 256, 5)
             cut = rng.integers(1, len(damaged) + 1)
-            try:
-                decode(damaged[:cut].tobytes())
-            except images_module.BadImage as error:
-                assert str(error)
+            with contextlib.suppress(images_module.BadImage):
+                assert decode(damaged[:cut].tobytes()).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
@@ -218,7 +229,9 @@ def test_folder_and_zip_with_labels_and_bad_files(tmp_path, packed):
     assert data.labels.tolist() == [0] * 60 + [1] * 60
     assert data.images[:, 0, 0, 0].tolist() == [*range(60, 120), *range(60)]
     (note,) = data.notes
-    assert "skipped 2 of 122" in note and "zero.png: the file is empty" in note and "bomb.PNG" in note
+    assert "skipped 2 of 122" in note
+    assert "zero.png: the file is empty" in note
+    assert "bomb.PNG" in note
 
 
 def test_more_than_5_percent_bad_ends_with_the_list(tmp_path):
@@ -243,7 +256,8 @@ def test_damaged_zip_members_are_listed(tmp_path):
     content[offset + 60] ^= 0xFF
     path.write_bytes(content)
     data = load(str(path), resolution=8)
-    assert len(data) == 39 and "0007.png: cannot be unpacked" in data.notes[0]
+    assert len(data) == 39
+    assert "0007.png: cannot be unpacked" in data.notes[0]
 
 
 def test_not_a_zip(tmp_path):
@@ -259,7 +273,8 @@ def test_small_images(tmp_path):
         load(str(tmp_path), resolution=16)
     fill(tmp_path, 1, resolution=20, start=3)
     data = load(str(tmp_path), resolution=16)
-    assert len(data) == 4 and "3 of 4 images are smaller than 16" in data.notes[0]
+    assert len(data) == 4
+    assert "3 of 4 images are smaller than 16" in data.notes[0]
     assert data.labels is None
 
 
@@ -272,7 +287,9 @@ def test_batch_range_and_mirror():
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     data = ImageData("x", torch.cat([pixels, pixels]))
     batch = data.batch(torch.tensor([0, 1]), torch.tensor([False, True]))
-    assert batch.dtype == torch.float32 and batch.min() == -1 and batch.max() == 1
+    assert batch.dtype == torch.float32
+    assert batch.min() == -1
+    assert batch.max() == 1
     assert torch.equal(batch[1], batch[0].flip(2))
     assert data.digest() == ImageData("y", data.images.clone()).digest()
     assert data.digest() != ImageData("x", data.images.flip(3)).digest()
@@ -291,6 +308,7 @@ def test_sampler_covers_every_epoch_and_resumes_anywhere():
     second = Sampler(10, seed=3, mirror=True, **first.state())
     for i, flips in drawn[3:]:
         again, again_flips = second.next(4)
-        assert torch.equal(i, again) and torch.equal(flips, again_flips)
+        assert torch.equal(i, again)
+        assert torch.equal(flips, again_flips)
     assert not torch.equal(Sampler(10, seed=4).next(10)[0], drawn[0][0])
     assert Sampler(3, seed=0).next(8)[0].shape == (8,), "a batch larger than the set"

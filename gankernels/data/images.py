@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 MAX_PIXELS = 64_000_000
 """Images with more pixels than this are skipped as bombs, by their header, before anything is decoded."""
 
-SUFFIXES = frozenset(".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
+    | {".webp"}
+)
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # What Pillow's decoders raise on damaged bytes; anything else is a bug of ours or of the machine and must be seen.

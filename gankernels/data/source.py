@@ -235,7 +235,8 @@ def _decoded(
 
 def _labels(names: list[str]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     folders = [PurePosixPath(name).parts[:-1] for name in names]
-    shared = len(os.path.commonprefix(folders))
+    first, last = min(folders), max(folders)  # what these two share, all between them share
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     if any(len(parts) == shared for parts in folders):
         return None, ()
     own = [parts[shared] for parts in folders]
