@@ -41,6 +41,11 @@ class Skipped:
         return f"{self.path}: {self.reason}"
 
 
+def default_channels(name: str) -> int:
+    """The channels that `load` gives a data set unless told: 1 for fashion-mnist, 3 for everything else."""
+    return 1 if name == "fashion-mnist" else 3
+
+
 def load(name: str, *, resolution: int, channels: int | None = None) -> ImageData:
     """Read a data set into memory as uint8 [N, C, resolution, resolution].
 
@@ -60,9 +65,9 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
         DataError: unknown name, nothing to read, a resolution that the source lacks, or more than MAX_SKIPPED of the
             files corrupt, truncated, empty or bomb-sized (the message lists them; fewer are listed in the notes).
     """
+    channels = default_channels(name) if channels is None else channels
     base, _, category = name.partition(":")
     if base in BUNDLED and not (category and base != "emoji"):
-        channels = channels if channels is not None else (1 if base == "fashion-mnist" else 3)
         check_format(resolution, channels)
         if base == "fashion-mnist":
             return _fashion_mnist(resolution, channels)
@@ -72,7 +77,6 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
         raise DataError(
             f"unknown data {name!r}: neither one of {', '.join(BUNDLED)} nor an existing folder or zip file"
         )
-    channels = channels if channels is not None else 3
     check_format(resolution, channels)
     if path.is_dir():
         names = _folder_names(path)
