@@ -51,7 +51,8 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
 
     Args:
         name: one of
-            "fashion-mnist": the 10,000 test images of Fashion-MNIST, 10 classes, 28x28, laid on black 32x32; up to 32;
+            "fashion-mnist": the 10,000 test images of Fashion-MNIST, 10 classes, 28x28; above 28
+            laid on black 32x32; up to 32;
             "emoji" or "emoji:CATEGORY": 1,911 Noto emoji (or those of a category, as "emoji:Smileys & Emotion"), the
             categories as classes, 64x64; up to 64;
             a folder, searched through, or a zip file: images of any size, mode and orientation. The rules of cropping,
@@ -102,8 +103,10 @@ def _fashion_mnist(resolution: int, channels: int) -> ImageData:
     folder = _HERE / "fashion-mnist"
     pixels = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
     labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    framed = np.pad(pixels.reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
-    if resolution == 32 and channels == 1:
+    side = 28 if resolution <= 28 else 32
+    frame = (side - 28) // 2
+    framed = np.pad(pixels.reshape(-1, 28, 28), ((0, 0), (frame, frame), (frame, frame)))
+    if resolution == side and channels == 1:
         images = framed[:, None]
     else:
         image_module = need("PIL.Image", "train")

@@ -20,7 +20,7 @@ def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The comment after a field is its help on the command line."""
+    """A training run; the defaults are those of the published DCGAN, at 32x32."""
 
     model: str = "dcgan"
     """gan, gan-maxout, gan-conv or dcgan."""
@@ -38,8 +38,8 @@ class TrainConfig:
     """Feature maps of the layer at the highest resolution; unless given the model's own."""
     z_dim: int | None = None
     """Length of the latent vector; unless given the model's own."""
-    latent: Literal["normal", "uniform"] = "normal"
-    """Latent distribution: N(0, 1), or uniform in [-1, 1]."""
+    latent: Literal["normal", "uniform"] | None = None
+    """Latent distribution, N(0, 1) or uniform in [-1, 1]; unless given the model's own."""
     objective: Literal["gan", "gan-ns", "lsgan", "wgan", "hinge"] = "gan-ns"
     """Loss: gan is the saturating form, gan-ns the non-saturating one."""
     images: int = 1_000_000
@@ -75,7 +75,8 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints kept, the newest ones; 0 keeps all."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ConfigError that names the first field out of its range."""
         for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("channels", "width", "z_dim"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 import signal
@@ -59,7 +60,7 @@ def train(config: TrainConfig, progress: Progress, *, resume: Path | None = None
             checkpoint, which is kept.
     """
     try:
-        with _backend(config.backend):
+        with contextlib.nullcontext() if config.backend == "auto" else gankernels.backend(config.backend):
             run = _start(config, progress, resume, overwrite)
             with _interruptible() as interrupted:
                 return run.go(interrupted)
@@ -68,6 +69,7 @@ def train(config: TrainConfig, progress: Progress, *, resume: Path | None = None
 
 
 def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwrite: bool) -> _Run:
+    config.check()
     config.torch_device()
     folder = config.folder()
     if resume is None:
@@ -94,6 +96,7 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         progress.say(note)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, images, *networks)
+    _check_backend(trainer)
     seconds, history = 0.0, []
     if resume is not None:
         for note in trainer.load(state, str(file)):
@@ -203,13 +206,19 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _backend(name: str) -> Iterator[None]:
-    if name == "auto":
-        yield
+def _check_backend(trainer: Trainer) -> None:
+    """Raise ConfigError where the forced backend cannot run the networks, before anything is written."""
+    if trainer.config.backend == "auto":
         return
-    with gankernels.backend(name):
-        yield
+    reason = gankernels.why_not(trainer.config.backend, trainer.device)
+    if reason is not None:
+        raise ConfigError(f"--backend {trainer.config.backend} cannot run: {reason}")
+    network = copy.deepcopy(trainer.discriminator).eval()
+    try:
+        with torch.no_grad():
+            network(trainer.samples(1))
+    except RuntimeError as error:
+        raise ConfigError(f"--backend {trainer.config.backend}: {error}") from error
 
 
 @contextlib.contextmanager
