@@ -39,7 +39,7 @@ GK_HD float tanh(float x) { return ::tanhf(x); }
 #else
 // Branch-free, so that a loop around them is vectorised; errors stay within 2 ulp.
 GK_HD float exp_nonpositive(float x) {
-  const float c = x < -87.3f ? -87.3f : x;
+  const float c = x < -104.0f ? -104.0f : x;
   const float shifted = c * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
   int bits;
   memcpy(&bits, &shifted, 4);
@@ -52,10 +52,12 @@ GK_HD float exp_nonpositive(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const int scale_bits = (bits - 0x4B400000 + 127) * (1 << 23);
-  float scale;
-  memcpy(&scale, &scale_bits, 4);
-  return x < -87.3f ? 0.0f : p * scale;
+  const int exponent = bits - 0x4B400000, half = exponent >> 1;  // in two factors, so that subnormals come out
+  const int low_bits = (half + 127) * (1 << 23), high_bits = (exponent - half + 127) * (1 << 23);
+  float low, high;
+  memcpy(&low, &low_bits, 4);
+  memcpy(&high, &high_bits, 4);
+  return p * low * high;
 }
 GK_HD float expm1_nonpositive(float x) {
   float p = 1.9841270e-4f;  // Taylor: for |x| < 0.35 the next term is below 1e-8 of x

@@ -73,7 +73,7 @@ std::vector<acc_t> write_out(const ChannelRuns& runs, const std::optional<at::Te
 }
 
 at::Tensor bias_act_cpu(const at::Tensor& x, const std::optional<at::Tensor>& bias, int64_t dim, c10::string_view act,
-                    double alpha, double gain, double clamp) {
+                        double alpha, double gain, double clamp) {
   check_bias_act(x, bias, "bias", dim);
   const auto format = format_of(x, dim);
   const at::Tensor xc = x.contiguous(format);
@@ -102,9 +102,12 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
   check_same(ref, "ref", g);
   TORCH_CHECK(order >= 1 && order <= 3, "bias_act: derivative of order ", order, ", expected 1 to 3");
   const Act a = parse_act(act);
-  TORCH_CHECK(ref.has_value() || (a == Act::linear && clamp < 0 && order == 1), "bias_act: ref is needed for act ", act);
+  TORCH_CHECK(ref.has_value() || (a == Act::linear && clamp < 0 && order == 1), "bias_act: ref is needed for act ",
+              act);
   const auto format = format_of(ref.has_value() ? *ref : g, dim);
-  const auto whole = [&](const std::optional<at::Tensor>& t) { return t.has_value() ? t->contiguous(format) : at::Tensor(); };
+  const auto whole = [&](const std::optional<at::Tensor>& t) {
+    return t.has_value() ? t->contiguous(format) : at::Tensor();
+  };
   const at::Tensor gc = g.contiguous(format), hc = whole(h), rc = whole(ref);
   at::Tensor out = want_full ? at::empty_like(gc) : at::empty({0}, g.options());
   at::Tensor reduced = at::empty({want_bias ? g.size(dim) : 0}, g.options());
@@ -123,9 +126,7 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
                                                b.empty() ? nullptr : b.data(),
                                                want_full ? out.mutable_data_ptr<scalar_t>() : nullptr,
                                                want_bias ? sums.data() : nullptr};
-    each_unit(runs, [&](int64_t unit) {
-      GK_ISA_CALL(gk, derivative_unit, runs, unit, d, a, order, params);
-    });
+    each_unit(runs, [&](int64_t unit) { GK_ISA_CALL(gk, derivative_unit, runs, unit, d, a, order, params); });
     if (want_bias) {
       const auto totals = runs.total(sums);
       std::copy(totals.begin(), totals.end(), reduced.mutable_data_ptr<scalar_t>());

@@ -10,6 +10,11 @@ struct RunBias {
   RunBias from(int64_t i) const { return {each ? each + i : nullptr, all}; }
 };
 
+template <class acc_t>
+inline void add_bias(const acc_t* x, RunBias<acc_t> b, acc_t* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] + (b.each ? b.each[i] : b.all);
+}
+
 template <Act A, class acc_t>
 inline void value_block(const acc_t* __restrict x, RunBias<acc_t> b, acc_t* __restrict y, int64_t n,
                         const ActParams& p) {
@@ -23,21 +28,16 @@ inline void value_block(const acc_t* __restrict x, RunBias<acc_t> b, acc_t* __re
 }
 
 template <Act A, int K, class acc_t>
-inline void derivative_block(const acc_t* factor, const acc_t* __restrict ref, RunBias<acc_t> b, acc_t* out, int64_t n,
-                             const ActParams& p) {
+inline void derivative_block(const acc_t* factor, const acc_t* u, acc_t* out, int64_t n, const ActParams& p) {
   const acc_t alpha = p.alpha, gain = p.gain, clamp = p.clamp;
-  if (b.each != nullptr) {
-    const acc_t* __restrict each = b.each;
-    for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], ref[i] + each[i], alpha, gain, clamp);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], ref[i] + b.all, alpha, gain, clamp);
-  }
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], u[i], alpha, gain, clamp);
 }
 
 template <class acc_t>
 using ValueBlock = void (*)(const acc_t*, RunBias<acc_t>, acc_t*, int64_t, const ActParams&);
 template <class acc_t>
-using DerivativeBlock = void (*)(const acc_t*, const acc_t*, RunBias<acc_t>, acc_t*, int64_t, const ActParams&);
+using DerivativeBlock = void (*)(const acc_t*, const acc_t*, acc_t*, int64_t, const ActParams&);
 
 template <class acc_t>
 ValueBlock<acc_t> value_block_of(Act act) {
@@ -95,8 +95,7 @@ void derivative_run(const BiasActDerivative<T, acc_t>& d, DerivativeBlock<acc_t>
     const int64_t m = std::min(kBlock, n - i), k = at + i;
     const acc_t* factor = as_acc(d.g + k, product, m);
     if (d.g_bias != nullptr) {
-      const RunBias<acc_t> here = gb.from(i);
-      for (int64_t j = 0; j < m; ++j) product[j] = factor[j] + (here.each ? here.each[j] : here.all);
+      add_bias(factor, gb.from(i), product, m);
       factor = product;
     }
     if (d.h != nullptr) {
@@ -108,7 +107,12 @@ void derivative_run(const BiasActDerivative<T, acc_t>& d, DerivativeBlock<acc_t>
     if constexpr (std::is_same_v<T, acc_t>)
       if (d.out != nullptr) result = d.out + k;
     if (d.ref != nullptr) {
-      block(factor, as_acc(d.ref + k, other, m), b.from(i), result, m, p);
+      const acc_t* u = as_acc(d.ref + k, other, m);
+      if (d.bias != nullptr) {
+        add_bias(u, b.from(i), other, m);
+        u = other;
+      }
+      block(factor, u, result, m, p);
     } else {
       for (int64_t j = 0; j < m; ++j) result[j] = factor[j] * acc_t(p.gain);
     }

@@ -49,6 +49,7 @@ struct ChannelRuns {
     std::vector<acc_t> out;
     for (int64_t c = 0; c < channels; ++c) out.insert(out.end(), written_out() ? spread : 1, acc_t(values[c]));
     const size_t once = out.size();
+    if (once == 0) return out;
     while (int64_t(out.size()) < period) out.push_back(out[out.size() - once]);
     return out;
   }

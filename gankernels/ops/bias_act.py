@@ -60,7 +60,7 @@ def bias_act(
         raise ValueError(f"bias_act: dim is {dim}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
     if bias is not None:
-        if torch.is_autocast_enabled(x.device.type) and bias.is_floating_point():
+        if _check.autocast_dtype(x) is not None and isinstance(bias, Tensor) and bias.is_floating_point():
             bias = bias.to(x.dtype)
         _check.like("bias_act", "bias", bias, x)
         if tuple(bias.shape) != (x.shape[dim],):
@@ -86,9 +86,7 @@ def resolve(
     return alpha, gain, clamp
 
 
-def reference(
-    x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float
-) -> Tensor:
+def reference(x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     if bias is not None:
         x = x + bias.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act][0](x, alpha)
@@ -114,9 +112,7 @@ def _fake(x, bias, dim, act, alpha, gain, clamp):
     return torch.empty_like(x, memory_format=_check.kept_format(x, dim))
 
 
-def _fake_derivative(
-    g, g_bias, h, ref, bias, ref_is_output, order, dim, act, alpha, gain, clamp, want_full, want_bias
-):
+def _fake_derivative(g, g_bias, h, ref, bias, ref_is_output, order, dim, act, alpha, gain, clamp, want_full, want_bias):
     like = g if ref is None else ref
     full = torch.empty_like(like, memory_format=_check.kept_format(like, dim)) if want_full else g.new_empty(0)
     return full, g.new_empty(g.shape[dim] if want_bias else 0)
