@@ -1,0 +1,27 @@
+// The importable module: facts of the build and of this CPU. Loading it runs the registrations in cpu/ and cuda/.
+#include <pybind11/pybind11.h>
+
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of gankernels, registered as torch.ops.gankernels_native.*";
+  m.def("build_info", [] {
+    py::dict info;
+#ifdef GANKERNELS_WITH_CUDA
+    info["cuda"] = true;
+#else
+    info["cuda"] = false;
+#endif
+#ifdef _OPENMP
+    info["openmp"] = true;
+#else
+    info["openmp"] = false;
+#endif
+    info["compiler"] = GANKERNELS_COMPILER;
+    return info;
+  });
+  m.def("cpu_capability", [] { return gk::isa_name(gk::active_isa()); },
+        "The instruction set that the CPU kernels use here: base, avx2 or avx512.");
+}

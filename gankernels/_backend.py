@@ -1,0 +1,123 @@
+"""Which kernels run: the caller's choice, or the first usable one of a fixed order.
+
+An operator registers one callable a backend. ``cpu`` and ``cuda`` are compiled (``gankernels_native::*``, C++ autograd),
+``triton`` is ``gankernels::*`` with its autograd in Python, ``reference`` is plain differentiable PyTorch. The callable
+that ran forward put its own backend's nodes in the graph, so backward stays there whatever is forced by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+NAMES = ("reference", "cpu", "cuda", "triton")
+ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+try:
+    from gankernels import _C
+except ImportError as error:
+    _C = None
+    native_error: str | None = f"gankernels._C is not built ({error}); reinstall with a C++ compiler present"
+else:
+    native_error = None
+
+triton_error: str | None = (
+    None if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
+)
+
+emulated: set[str] = set()
+"""GPU backends that accept CPU tensors: test support that executes their compiled code without a GPU fills this."""
+
+_forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
+_operators: dict[str, dict[str, Callable]] = {}
+_warned: set[str] = set()
+
+
+def register(op: str, **kernels: Callable) -> None:
+    """Declare the backends of operator `op`, one callable each; all take the same arguments."""
+    unknown = set(kernels) - set(NAMES)
+    if unknown or "reference" not in kernels:
+        raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
+    _operators[op] = kernels
+
+
+def operators() -> dict[str, tuple[str, ...]]:
+    """Each operator and the backends it has kernels for."""
+    return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
+
+
+def native(name: str) -> Callable:
+    """The compiled operator ``gankernels_native::name``, looked up when called: the extension may not be built."""
+
+    def call(*args):
+        return getattr(torch.ops.gankernels_native, name)(*args)
+
+    return call
+
+
+def why_not(name: str, device: torch.device | str, op: str | None = None) -> str | None:
+    """The reason backend `name` cannot run (operator `op`) on tensors of `device`, or None if it can."""
+    if name not in NAMES:
+        raise ValueError(f"backend: unknown name {name!r}, expected one of {', '.join(NAMES)}")
+    if op is not None and name not in _operators[op]:
+        return f"{op} has no {name} kernel"
+    if name == "reference" or name in emulated:
+        return None
+    kind = torch.device(device).type
+    needs = "cpu" if name == "cpu" else "cuda"
+    if name == "triton" and triton_error:
+        return triton_error
+    if name != "triton" and native_error:
+        return native_error
+    if name == "cuda" and not _C.build_info()["cuda"]:
+        return "gankernels._C was built without CUDA (set GANKERNELS_CUDA=1 and reinstall)"
+    if kind != needs:
+        return f"it runs on {needs} tensors, these are on {kind}"
+    return None
+
+
+def pick(op: str, x: torch.Tensor) -> Callable:
+    """The callable that runs operator `op` on `x`: the forced backend's, else the first usable in ORDER."""
+    if _forced is not None:
+        reason = why_not(_forced, x.device.type, op)
+        if reason:
+            raise RuntimeError(f"{op}: backend {_forced!r} is forced but cannot run: {reason}")
+        return _operators[op][_forced]
+    refused = ""
+    for name in ORDER.get(x.device.type, ("reference",)):
+        reason = why_not(name, x.device.type, op)
+        if reason is None:
+            if name == "reference" and refused and not torch.compiler.is_compiling():
+                _warn_slow(op, refused)
+            return _operators[op][name]
+        refused += f"; {name}: {reason}"
+    raise RuntimeError(f"{op}: no usable backend for a tensor on {x.device}{refused}")
+
+
+def _warn_slow(op: str, refused: str) -> None:
+    if refused not in _warned:
+        _warned.add(refused)
+        warnings.warn(f"{op} runs on the slow reference backend{refused}", stacklevel=4)
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force one backend ("reference", "cpu", "cuda" or "triton") inside the block, for the whole process.
+
+    An operator that cannot use it raises RuntimeError with the reason; nothing falls back. A graph recorded inside
+    keeps its backend when backward runs outside.
+
+    Raises: ValueError for an unknown name.
+    """
+    global _forced
+    if name not in NAMES:
+        raise ValueError(f"backend: unknown name {name!r}, expected one of {', '.join(NAMES)}")
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
