@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from . import ptx
 from .autotune import tuning
+from .log import Log, Record
 from .tensors import TensorMemory
 
 # Bytes of shared memory that a block may opt in to.
@@ -28,34 +28,6 @@ SCALARS = {
     "u1": np.uint8, "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64,
     "fp16": np.float16, "fp32": np.float32, "f32": np.float32, "fp64": np.float64,
 }  # fmt: skip
-
-
-@dataclass
-class Record:
-    """One launch: kernel, compiled form, grid, arguments by name; `run` is the emulator's, None when compile-only."""
-
-    name: str
-    compiled: object
-    grid: tuple
-    arguments: dict
-    run: object = None
-
-    @property
-    def counters(self):
-        return self.run.counters
-
-
-@dataclass
-class Log:
-    """Launches made inside a device, in order; autotuning trials, and configurations that exceed the GPU's resources."""
-
-    launches: list = field(default_factory=list)
-    trials: list = field(default_factory=list)
-    unfit: list = field(default_factory=list)
-    tuning: bool = False
-
-    def add(self, record):
-        (self.trials if self.tuning else self.launches).append(record)
 
 
 def target_of(cc):
