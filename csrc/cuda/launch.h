@@ -94,12 +94,13 @@ __attribute__((format(printf, 2, 3))) inline void name_kernel(Launch& launch, co
 
 // An entry: a C function that checks, plans and launches, and returns nullptr or an error. Its text is exported beside
 // it, so that a caller knows the arguments without a second declaration.
-#define GK_ENTRY(name, ...)                           \
-  extern "C" {                                        \
-  extern const char name##_signature[];               \
-  const char name##_signature[] = #__VA_ARGS__;       \
-  const char* name(__VA_ARGS__, const gk::Launcher*); \
-  }                                                   \
+#define GK_DECLARE_ENTRY(name, ...) extern "C" const char* name(__VA_ARGS__, const gk::Launcher* launcher)
+#define GK_ENTRY(name, ...)                     \
+  extern "C" {                                  \
+  extern const char name##_signature[];         \
+  const char name##_signature[] = #__VA_ARGS__; \
+  }                                             \
+  GK_DECLARE_ENTRY(name, __VA_ARGS__);          \
   const char* name(__VA_ARGS__, const gk::Launcher* launcher)
 
 // Exports the names of an operator's kernel list: `const char* const gk_<op>_kernels[]`, ended by nullptr.

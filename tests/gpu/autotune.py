@@ -32,7 +32,7 @@ class _Tuning:
 
     def __init__(self, tuner, args, kwargs):
         self.tuner, self.args, self.kwargs = tuner, args, kwargs
-        named = {**dict(zip(tuner.arg_names, args)), **kwargs}
+        named = {**dict(zip(tuner.arg_names, args, strict=False)), **kwargs}
         self.tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
         self.before = self.values()
 
@@ -92,7 +92,7 @@ def tuning(log, configs, seed=0):
     original = Autotuner.run
 
     def run(self, *args, **kwargs):
-        self.nargs = dict(zip(self.arg_names, args))
+        self.nargs = dict(zip(self.arg_names, args, strict=False))
         candidates = self.prune_configs(kwargs) if len(self.configs) > 1 else self.configs
         call = _Tuning(self, args, kwargs)
         if configs == "all" and not log.tuning:

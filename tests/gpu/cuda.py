@@ -1,4 +1,4 @@
-"""CUDA kernels on CPU tensors: an operator's own host entry plans each launch, NVRTC compiles it, the emulator runs it."""
+"""CUDA kernels on CPU tensors: an operator's own entry plans a launch, NVRTC compiles it, the emulator runs it."""
 
 import ctypes
 from pathlib import Path
@@ -31,7 +31,9 @@ class Executor:
         kernel = ptx.parse(compiled.ptx, compiled.symbol)
         params = bytes(launch.params)[: launch.params_bytes]
         if [nbytes for _, nbytes, _ in kernel.params] != [len(params)]:
-            raise TypeError(f"{name} takes parameters of {[p[1] for p in kernel.params]} bytes, its entry packs {len(params)}")
+            raise TypeError(
+                f"{name} takes parameters of {[p[1] for p in kernel.params]} bytes, its entry packs {len(params)}"
+            )
         run = ptx.launch(
             kernel, grid, block, [params], memory.arena, shared_bytes=launch.shared_bytes, check=self.check
         )
@@ -48,7 +50,7 @@ class Native:
     def __init__(self, op, cc=80, log=None, folder=paths.CSRC / "cuda", check=True):
         includes = (paths.CSRC, paths.CSRC / "cuda")
         self.op, self.log = op, Log() if log is None else log
-        self._host = host.build(Path(folder) / f"{op}.cpp", includes)
+        self._host = host.build(Path(folder) / f"{op}_entries.cpp", includes)
         self._execute = Executor(Path(folder) / f"{op}.cuh", includes, self._host.kernels, cc, self.log, check)
 
     @property
@@ -64,7 +66,7 @@ class Native:
     def _call(self, entry, args, named):
         parameters = self._host.entries[entry]
         names = [name for name, _ in parameters]
-        values = dict(zip(names, args)) | named
+        values = dict(zip(names, args, strict=False)) | named
         if len(args) > len(names) or set(values) != set(names) or len(args) + len(named) != len(names):
             raise TypeError(f"{entry}({', '.join(names)}): got {len(args)} arguments and {sorted(named)}")
         memory = TensorMemory()
@@ -99,3 +101,36 @@ def _convert(memory, name, kind, value):
     if kind == "list" and not isinstance(value, torch.Tensor):
         return (ctypes.c_longlong * len(value))(*value)
     raise TypeError(f"{name}: got {type(value).__name__}, expected {kind}")
+
+
+class Bridge:
+    """The other end of `gk::Emulator` (csrc/cuda/device.h): where the launches of compiled bindings land."""
+
+    def __init__(self, cc, log, check=True, folder=paths.CSRC / "cuda"):
+        self.cc, self.log, self.check, self.folder = cc, log, check, Path(folder)
+        self.error = None
+        self._op = self._memory = None
+        self._message = ctypes.create_string_buffer(4096)
+        self._run = host.Run(self._on_run)
+        self._begin, self._address = host.Begin(self._on_begin), host.Address(self._on_address)
+        self.hooks = host.Emulator(self._begin, self._address, self._run)
+
+    def _on_begin(self, op):
+        self._op, self._memory = op.decode(), TensorMemory()
+
+    def _on_address(self, storage, nbytes, start, item, dims, sizes, strides):
+        shape, steps = sizes[:dims], [item * stride for stride in strides[:dims]]
+        return self._memory.address_of(storage, nbytes, start, item, shape, steps, f"{self._op} tensor {tuple(shape)}")
+
+    def _on_run(self, _, launch):
+        try:
+            self._executor(self._op)(launch.contents, self._memory)
+        except Exception as error:  # it may not cross the C++ frames: the entry returns it as text
+            self._message.value = f"{type(error).__name__}: {error}".encode()[:4095]
+            return ctypes.addressof(self._message)
+        return None
+
+    def _executor(self, op):
+        includes = (paths.CSRC, paths.CSRC / "cuda")
+        kernels = host.build(self.folder / f"{op}_entries.cpp", includes).kernels
+        return Executor(self.folder / f"{op}.cuh", includes, kernels, self.cc, self.log, self.check)

@@ -1,4 +1,4 @@
-"""An operator's entries (`csrc/cuda/<op>.cpp`), compiled by the host compiler and called through ctypes."""
+"""An operator's entries (`csrc/cuda/<op>_entries.cpp`), compiled by the host compiler and called through ctypes."""
 
 import ctypes
 import os
@@ -30,9 +30,20 @@ class Launcher(ctypes.Structure):
 Run = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Launcher), ctypes.POINTER(Launch))
 Launcher._fields_ = [("run", Run), ("stream", ctypes.c_void_p)]
 
+_I64 = ctypes.c_longlong
+_LIST = ctypes.POINTER(ctypes.c_longlong)
+Begin = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+Address = ctypes.CFUNCTYPE(ctypes.c_ulonglong, ctypes.c_void_p, _I64, _I64, _I64, _I64, _LIST, _LIST)
+
+
+class Emulator(ctypes.Structure):
+    """gk::Emulator of csrc/cuda/device.h."""
+
+    _fields_ = [("begin", Begin), ("address", Address), ("run", Run)]
+
 
 class HostLibrary:
-    """The entries of one operator: `entries` maps a name to its parameters [(name, kind)], `kernels` lists instantiations."""
+    """One operator: `entries` maps a name to its parameters [(name, kind)], `kernels` lists instantiations."""
 
     def __init__(self, library, symbols):
         self.library = library
@@ -79,7 +90,14 @@ def build(source, includes):
     target = paths.cache() / f"host-{source.stem}-{key}.so"
     if not target.exists():
         temporary = target.with_suffix(f".{os.getpid()}")
-        command = [compiler, *flags, *(f"-I{path}" for path in (*includes, source.parent)), str(source), "-o", str(temporary)]
+        command = [
+            compiler,
+            *flags,
+            *(f"-I{path}" for path in (*includes, source.parent)),
+            str(source),
+            "-o",
+            str(temporary),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")

@@ -20,7 +20,7 @@ class Record:
 
 @dataclass
 class Log:
-    """Launches made inside a device, in order; autotuning trials, and configurations that exceed the GPU's resources."""
+    """Launches made inside a device, in order; autotuning trials; configurations that exceed the GPU."""
 
     launches: list = field(default_factory=list)
     trials: list = field(default_factory=list)

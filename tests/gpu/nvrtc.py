@@ -1,4 +1,4 @@
-"""NVRTC from its wheels (nvidia-cuda-nvrtc, nvidia-cuda-runtime) through ctypes: CUDA C++ to PTX and cubin, no driver."""
+"""CUDA C++ to PTX and cubin by NVRTC, from its wheels (nvidia-cuda-nvrtc, nvidia-cuda-runtime), with no driver."""
 
 import ctypes
 import json
@@ -30,12 +30,12 @@ def _library():
     return ctypes.CDLL(library)
 
 
-def available():
+def missing():
     """Why NVRTC cannot be used here, or None."""
-    missing = [p for p in ("lib/libnvrtc.so.*", "lib/libnvrtc-builtins.so.*", "include/cuda_fp16.h") if not paths.wheel_file(p)]
-    if missing:
-        return "NVRTC is not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime"
-    return None
+    needed = ("lib/libnvrtc.so.*", "lib/libnvrtc-builtins.so.*", "include/cuda_fp16.h")
+    if all(paths.wheel_file(pattern) for pattern in needed):
+        return None
+    return "NVRTC is not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime"
 
 
 @cache

@@ -16,7 +16,9 @@ EXAMPLE = Path(__file__).resolve().parent / "example"
 
 def cache():
     """The folder for compiled test artefacts; GANKERNELS_TEST_CACHE overrides it."""
-    folder = Path(os.environ.get("GANKERNELS_TEST_CACHE") or Path(tempfile.gettempdir()) / f"gankernels-gpu-{os.getuid()}")
+    folder = Path(
+        os.environ.get("GANKERNELS_TEST_CACHE") or Path(tempfile.gettempdir()) / f"gankernels-gpu-{os.getuid()}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

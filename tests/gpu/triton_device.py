@@ -1,4 +1,4 @@
-"""A Triton "device" on the CPU: ordinary launches with CPU tensors compile for a real target and run in the emulator."""
+"""A Triton "device" on the CPU: launches with CPU tensors compile for a real target and run in the emulator."""
 
 import contextlib
 import os
@@ -85,7 +85,7 @@ def _execute(compiled, grid, arguments, check):
         kind = compiled.src.signature[name]
         if kind == "constexpr":
             continue
-        if value is None or kind not in SCALARS and not isinstance(value, torch.Tensor):
+        if value is None or (kind not in SCALARS and not isinstance(value, torch.Tensor)):
             raise NotImplementedError(f"argument {name} of type {kind}: {value!r}")
         if isinstance(value, torch.Tensor):
             values.append(np.uint64(memory.address(value, name)))
@@ -113,7 +113,7 @@ def _patched(cc, log, execute):
         def launch(grid_0, grid_1, grid_2, stream, function, packed, metadata, enter, leave, *args):
             if compiled.metadata.shared > SHARED_LIMIT[cc]:
                 raise OutOfResources(compiled.metadata.shared, SHARED_LIMIT[cc], "shared memory")
-            grid, arguments = (grid_0, grid_1, grid_2), dict(zip(compiled.src.fn.arg_names, args))
+            grid, arguments = (grid_0, grid_1, grid_2), dict(zip(compiled.src.fn.arg_names, args, strict=False))
             record = Record(compiled.src.fn.__name__, compiled, grid, arguments)
             if execute is not None and min(grid) > 0:
                 record.run = execute(compiled, grid, arguments)

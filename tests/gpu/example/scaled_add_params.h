@@ -31,3 +31,11 @@ struct RowSumParams {
   X(gk::row_sum<float, 256>)          \
   X(gk::row_sum<__half, 256>)         \
   X(gk::row_sum<__nv_bfloat16, 256>)
+
+// Only a caller in C++ needs these; the entries themselves are in scaled_add_entries.cpp.
+#ifndef __CUDACC_RTC__
+GK_DECLARE_ENTRY(gk_scaled_add_forward, const void* x, const void* y, void* out, gk::i64 size, gk::i64 dtype,
+                 double scale);
+GK_DECLARE_ENTRY(gk_scaled_add_row_sum, const void* x, void* out, gk::i64 rows, gk::i64 columns, gk::i64 stride,
+                 gk::i64 dtype);
+#endif

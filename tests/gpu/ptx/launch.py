@@ -82,7 +82,7 @@ def _pack_params(kernel, args):
     space, offsets = bytearray(), {}
     if len(args) != len(kernel.params):
         raise ValueError(f"{kernel.name} takes {len(kernel.params)} parameters, got {len(args)}")
-    for (name, nbytes, alignment), value in zip(kernel.params, args):
+    for (name, nbytes, alignment), value in zip(kernel.params, args, strict=True):
         space += bytes(-len(space) % alignment)
         offsets[name] = len(space)
         data = value if isinstance(value, bytes) else np.asarray(value).tobytes()

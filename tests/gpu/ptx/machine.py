@@ -1,4 +1,4 @@
-"""Executes a kernel: the lanes of a group of blocks in step, lowest program counter first, so that branches reconverge."""
+"""Executes a kernel: many blocks in step, lowest program counter first, so that branches reconverge."""
 
 import numpy as np
 
@@ -264,7 +264,7 @@ class Machine:
         if "warp" in instruction.mods:
             self._warp_barrier(instruction)
             return self._go(self.mask, p + 1)
-        if "sync" not in instruction.mods and "red" not in instruction.mods or instruction.predicate:
+        if ("sync" not in instruction.mods and "red" not in instruction.mods) or instruction.predicate:
             raise UnknownInstruction(f"no meaning for `{instruction.text}`")
         count = instruction.operands[1:] if "sync" in instruction.mods else ()
         if count and not (self.source(count[0], "u32") == self.threads).all():

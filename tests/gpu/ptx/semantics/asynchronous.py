@@ -28,7 +28,7 @@ class AsyncGroups:
         self.committed[lanes] += 1
 
     def wait(self, lanes, allowed, text):
-        """Completes the copies of `lanes`, but for each lane's `allowed` newest groups (None: all, committed or not)."""
+        """Completes the copies of `lanes` but for each one's `allowed` newest groups (None: all, committed or not)."""
         m = self.machine
         waiting = np.zeros(m.lanes, bool)
         waiting[lanes] = True

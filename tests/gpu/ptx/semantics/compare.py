@@ -56,7 +56,7 @@ def setp(machine, ins):
 
     def step():
         result = compare(a, b)
-        for target, value in zip(targets, (result, ~result)):
+        for target, value in zip(targets, (result, ~result), strict=False):
             if target is not None:
                 machine.put(target, combine(value, third()) if combine else value)
 
@@ -68,7 +68,7 @@ def _setp_pair(machine, ins, names, a, b):
     targets = [machine.target(name, "pred") for name in names]
 
     def step():
-        for target, x, y in zip(targets, halves(a), halves(b)):
+        for target, x, y in zip(targets, halves(a), halves(b), strict=False):
             if ins.type == "f16x2":
                 x, y = x.view(np.float16), y.view(np.float16)
             machine.put(target, compare(x, y))

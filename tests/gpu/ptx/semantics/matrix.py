@@ -129,7 +129,7 @@ def mma(machine, ins):
         parts = []
         for register in registers:
             parts += _elements(np.broadcast_to(register, (machine.lanes,))[lanes], ptx_type)
-        for part, row, column in zip(parts, *place):
+        for part, row, column in zip(parts, *place, strict=True):
             matrix[:, row, column] = part
         return matrix
 
@@ -140,11 +140,11 @@ def mma(machine, ins):
         result = left @ right + fill(lanes, sources[2], c_place, c_type, (m, n))
         machine.counters["mma_flops"] += 2 * m * n * k * len(lanes)
         flat = lanes.reshape(-1)
-        parts = [result[:, row, column].reshape(-1) for row, column in zip(*c_place)]
+        parts = [result[:, row, column].reshape(-1) for row, column in zip(*c_place, strict=True)]
         if c_type == "f16":
             bits16 = [part.astype(np.float16).view(np.uint16) for part in parts]
-            parts = [pack(low, high) for low, high in zip(bits16[::2], bits16[1::2])]
-        for target, part in zip(targets, parts):
+            parts = [pack(low, high) for low, high in zip(bits16[::2], bits16[1::2], strict=True)]
+        for target, part in zip(targets, parts, strict=True):
             target[flat] = part if part.dtype == target.dtype else part.view(target.dtype)
 
     return step

@@ -24,7 +24,7 @@ def lift(ptx_type, function):
         one = lift("bf16", function) if ptx_type == "bf16x2" else _on_f16_bits(function)
 
         def pairs(*args):
-            low, high = zip(*map(halves, args))
+            low, high = zip(*map(halves, args), strict=True)
             return pack(one(*low), one(*high))
 
         return pairs
@@ -119,7 +119,7 @@ def _fma_bf16(a, b, c):
 
 
 def _fma_bf16x2(a, b, c):
-    low, high = zip(*map(halves, (a, b, c)))
+    low, high = zip(*map(halves, (a, b, c)), strict=True)
     return pack(_fma_bf16(*low), _fma_bf16(*high))
 
 
