@@ -10,9 +10,9 @@ from ..values import DTYPES, size
 from .registry import op, vector
 
 _HINTS = (
-    "volatile weak relaxed acquire release gpu cta sys cluster nc ca cg cs lu cv wb wt L1::evict_normal "
-    "L1::evict_unchanged L1::evict_first L1::evict_last L1::no_allocate L2::evict_first L2::evict_last L2::evict_normal L2::cache_hint "
-    "L2::64B L2::128B L2::256B unified v2 v4 v8 entry"
+    "volatile weak relaxed acquire release gpu cta sys cluster nc ca cg cs lu cv wb wt "
+    "L1::evict_normal L1::evict_unchanged L1::evict_first L1::evict_last L1::no_allocate "
+    "L2::evict_first L2::evict_last L2::evict_normal L2::cache_hint L2::64B L2::128B L2::256B unified v2 v4 v8 entry"
 )
 SPACES = ("global", "shared", "local", "param", "const")
 _ADDRESS = re.compile(r"\[\s*([%\w$.@]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
