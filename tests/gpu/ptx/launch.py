@@ -89,7 +89,8 @@ def _pack_params(kernel, args):
         if len(data) > nbytes:
             raise ValueError(f"{kernel.name}: parameter {name} has {nbytes} bytes, got {len(data)}")
         space += data.ljust(nbytes, b"\0")
-    return np.frombuffer(bytes(space) + bytes(16), np.uint8), offsets
+    space += bytes(-len(space) % 16 + 16)
+    return np.frombuffer(bytes(space), np.uint8), offsets
 
 
 def launch(kernel, grid, block, args, arena, *, shared_bytes=0, check=True, count=True):

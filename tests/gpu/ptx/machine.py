@@ -149,6 +149,13 @@ class Machine:
         return guarded
 
     def run(self):
+        """Runs the blocks to their end; a fault names the kernel."""
+        try:
+            self._run()
+        except Fault as fault:
+            raise type(fault)(f"{fault} [{self.kernel.name}]") from fault
+
+    def _run(self):
         self.live = self.real.copy()
         self.blocked = np.zeros(self.lanes, bool)
         self.pc = np.zeros(self.lanes, np.int64)
@@ -161,8 +168,6 @@ class Machine:
             for step, instruction in steps:
                 try:
                     step()
-                except Fault as fault:
-                    raise type(fault)(f"{fault} [{self.kernel.name}]") from fault
                 except (ValueError, IndexError, TypeError) as error:
                     raise RuntimeError(f"emulator bug in `{instruction.text}`: {error}") from error
             if self.state.count:
@@ -173,14 +178,13 @@ class Machine:
                     count[name] += warps
             self.state.steps += len(steps) + 1
             if self.state.steps > STEPS:
-                raise Endless(f"{self.kernel.name} did not end within {STEPS} instructions")
+                raise Endless(f"did not end within {STEPS} instructions")
             if stop >= end:
                 self._leave(self.mask)
             elif (instruction := self.kernel.instructions[stop]).opcode in CONTROL:
                 getattr(self, f"_{instruction.opcode}")(instruction, stop)
             else:
                 self._go(self.mask, stop)
-        return self
 
     def _select(self):
         """The program counter to run next; its lanes become the active ones."""
@@ -190,7 +194,7 @@ class Machine:
             return self.together
         runnable = self.live & ~self.blocked
         if not runnable.any():
-            raise BarrierFault(f"deadlock: threads wait at a barrier that others never reach [{self.kernel.name}]")
+            raise BarrierFault("deadlock: threads wait at a barrier that others never reach")
         p = int(self.pc[runnable].min())
         mask = runnable & (self.pc == p)
         if (mask == self.live).all():
@@ -257,7 +261,7 @@ class Machine:
 
     def _trap(self, instruction, p):
         if self._taken(instruction).any():
-            raise Fault(f"trap (a failed assertion) in {self.kernel.name}")
+            raise Fault("trap (a failed assertion)")
         self._go(self.mask, p + 1)
 
     def _bar(self, instruction, p):

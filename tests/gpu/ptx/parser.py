@@ -132,7 +132,7 @@ def _statements(body):
         elif body[i] == "}":
             yield "close", ""
             i += 1
-        elif body.startswith((".loc", ".file"), i):
+        elif body.startswith((".loc ", ".loc\t", ".file"), i):
             i = body.find("\n", i)
             i = n if i < 0 else i
         elif match := label.match(body, i):
