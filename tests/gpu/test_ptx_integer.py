@@ -1,9 +1,13 @@
 """Integer, logic and bit instructions against Python's unbounded integers."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from .ptx import faults
+from .ptx.semantics import BUILDERS
 from .ptx.values import DTYPES, is_signed, size
 from .ptx_case import execute
 
@@ -330,3 +334,9 @@ def test_unknown_instructions_raise_by_name():
         execute("add.bizarre.u32 %d, %a, 1;", {"a": ("u32", a)}, {"d": "u32"})
     with pytest.raises(faults.UnknownInstruction, match="%pm0"):
         execute("mov.u32 %d, %pm0;", {"a": ("u32", a)}, {"d": "u32"})
+
+
+def test_every_instruction_has_a_test():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_ptx_*.py"))
+    words = set(re.findall(r"[a-z][a-z0-9]*", tests.replace(r"\n", " ")))
+    assert sorted(set(BUILDERS) - words) == []

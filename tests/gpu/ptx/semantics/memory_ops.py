@@ -23,7 +23,7 @@ def granules(kernel):
     """The narrowest global and shared access of a kernel in bytes: what races and coverage are tracked by."""
     narrowest = {"global": 16, "shared": 16}
     for ins in kernel.instructions:
-        if ins.opcode not in ("ld", "st", "atom", "red", "cp", "ldmatrix", "stmatrix", "ldu"):
+        if ins.opcode not in ("ld", "st", "atom", "red", "cp", "ldmatrix", "stmatrix"):
             continue
         if ins.opcode == "cp":
             width = int(ins.operands[2], 0) if len(ins.operands) > 2 else 16
@@ -149,7 +149,7 @@ def _param_offsets(machine, addresses, nbytes, text):
     return addresses
 
 
-@op("ld", "ldu", "ldg", mods=f"{' '.join(SPACES)} {_HINTS}")
+@op("ld", mods=f"{' '.join(SPACES)} {_HINTS}")
 def ld(machine, ins):
     t, names = ins.type, vector(ins.operands[0])
     width, count = size(t), len(names)
@@ -233,7 +233,7 @@ def _clash(machine, where, rows, lost):
     return BlockRace if len(np.unique(machine.block_of[machine.index[same]])) > 1 else GlobalRace
 
 
-@op("prefetch", "prefetchu", "applypriority", "discard", mods=f"{' '.join(SPACES)} L1 L2 {_HINTS}")
+@op("prefetch", mods=f"{' '.join(SPACES)} L1 L2 {_HINTS}")
 def prefetch(machine, ins):
     return lambda: None
 
