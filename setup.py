@@ -32,8 +32,10 @@ def with_cuda() -> bool:
     if asked not in ("", "0", "1"):
         sys.exit(f"gankernels: GANKERNELS_CUDA={asked!r}, expected 0, 1 or unset")
     if asked == "1" and not (torch.version.cuda and nvcc):
-        sys.exit(f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch (this one: {torch.version.cuda}) "
-                 f"and nvcc (CUDA_HOME: {CUDA_HOME})")
+        sys.exit(
+            f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch (this one: {torch.version.cuda}) "
+            f"and nvcc (CUDA_HOME: {CUDA_HOME})"
+        )
     return asked != "0" and bool(torch.version.cuda and nvcc) and bool(glob("csrc/cuda/*.cu"))
 
 

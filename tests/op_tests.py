@@ -1,0 +1,412 @@
+"""The battery that every operator inherits: subclass OpTests, name the operator, give samples."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import gankernels
+from gankernels import _backend
+
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Sample:
+    """One call. `tensors` are differentiable float64 CPU tensors; `fixed` ones are passed on but need no gradient."""
+
+    tensors: dict[str, Tensor]
+    kwargs: dict = field(default_factory=dict)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()  # names whose dtype stays as it is
+
+    def to(self, device, dtype) -> Sample:
+        def move(name, t):
+            if not t.is_floating_point() or name in self.keep:
+                return t.to(device)
+            return t.to(device, dtype, memory_format=torch.preserve_format)
+
+        return Sample(
+            {k: move(k, t.detach()).requires_grad_() for k, t in self.tensors.items()},
+            self.kwargs,
+            {k: move(k, t.detach()) for k, t in self.fixed.items()},
+            self.keep,
+        )
+
+    def fresh(self) -> Sample:
+        """A copy whose tensors share nothing with these, strides kept."""
+
+        def copy(t):
+            return t.detach().clone(memory_format=torch.preserve_format)
+
+        tensors = {k: copy(t).requires_grad_() for k, t in self.tensors.items()}
+        return Sample(tensors, self.kwargs, {k: copy(t) for k, t in self.fixed.items()}, self.keep)
+
+
+def layouts(t: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The values of `t` in other strides."""
+    if t.ndim == 4:
+        yield "channels_last", t.contiguous(memory_format=torch.channels_last)
+        yield "transposed", t.transpose(2, 3).contiguous().transpose(2, 3)
+    if t.ndim >= 1:
+        wide = torch.full((*t.shape[:-1], 2 * t.shape[-1] + 1), float("nan"), dtype=t.dtype, device=t.device)
+        wide[..., 1::2] = t
+        yield "sliced", wide[..., 1::2]
+    flat = torch.full((t.numel() + 3,), float("nan"), dtype=t.dtype, device=t.device)
+    flat[3:] = t.reshape(-1)
+    yield "offset", flat[3:].view(t.shape)
+
+
+def assert_as_true_as_reference(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
+    """max|ours - truth| <= 2 max|reference - truth| + eps max|truth|, truth in float64; NaN fails.
+
+    A float64 result has a truth no better than itself: there it is 64 eps max|truth|, room for another order of sums.
+    """
+    assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
+    assert ours.dtype == theirs.dtype, f"{what}: {ours.dtype}, expected {theirs.dtype}"
+    if not truth.numel():
+        return
+    truth = truth.detach().double().cpu()
+    error = (ours.detach().double().cpu() - truth).abs().max().item()
+    allowed = 2 * (theirs.detach().double().cpu() - truth).abs().max().item()
+    slack = 64 if ours.dtype == torch.float64 else 1
+    allowed += slack * torch.finfo(ours.dtype).eps * truth.abs().max().item()
+    assert error <= allowed, f"{what}: off by {error:.3e}, allowed {allowed:.3e}"
+
+
+class Calls(TorchDispatchMode):
+    """Records the operators that run: (name, {argument: value})."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        names = [a.name for a in func._schema.arguments]
+        self.seen.append((func.name(), {**dict(zip(names, args, strict=False)), **(kwargs or {})}))
+        return func(*args, **(kwargs or {}))
+
+    def names(self) -> set[str]:
+        return {name.split(".")[0] for name, _ in self.seen}
+
+
+class OpTests:
+    name: str  # the operator's name in the registry
+    overloads: tuple[str, ...] = ()  # operators of the dispatcher behind it, without namespace
+    dtypes = (torch.float64, *GPU_DTYPES)
+    layout_of: tuple[str, ...] = ()  # tensors whose layout is varied; empty: all
+    second_order = True
+    skip_vmap = ""  # a reason, where vmap makes no sense
+
+    def op(self, **kwargs):
+        return getattr(gankernels.ops, self.name)(**kwargs)
+
+    def reference(self, **kwargs):
+        with gankernels.backend("reference"):
+            return self.op(**kwargs)
+
+    def samples(self) -> Iterator[Sample]:
+        """Small calls: empty, 1x1, odd, non-square, every option."""
+        raise NotImplementedError
+
+    def bad(self) -> Iterator[tuple[dict, str]]:
+        """Calls that must raise ValueError, with what the message must say."""
+        raise NotImplementedError
+
+    def check_pruned(self, calls: Calls, wanted: str) -> None:
+        """Fails where `calls`, made for the gradient of `wanted` alone, computed another's."""
+        raise NotImplementedError
+
+    # The machinery.
+
+    @pytest.fixture(params=_backend.NAMES)
+    def backend(self, request):
+        name = request.param
+        reason = gankernels.why_not(name, self.device(name), self.name)
+        if reason:
+            pytest.skip(f"{self.name} on {name}: {reason}")
+        with gankernels.backend(name):
+            yield name
+
+    @staticmethod
+    def device(backend: str) -> torch.device:
+        gpu = backend in ("cuda", "triton") and torch.cuda.is_available() and backend not in _backend.emulated
+        return torch.device("cuda" if gpu else "cpu")
+
+    def has(self, backend: str, dtype: torch.dtype) -> bool:
+        return dtype in self.dtypes
+
+    def on(self, backend: str, dtype: torch.dtype) -> list[Sample]:
+        torch.manual_seed(0)
+        return [s.to(self.device(backend), dtype) for s in self.samples()]
+
+    def first(self, backend: str, dtype: torch.dtype = torch.float32) -> Sample:
+        return next(s for s in self.on(backend, dtype) if all(t.numel() for t in s.tensors.values()))
+
+    def call(self, s: Sample) -> Tensor:
+        return self.op(**s.tensors, **s.fixed, **s.kwargs)
+
+    @staticmethod
+    def gradients(y: Tensor, s: Sample, **options) -> dict[str, Tensor]:
+        gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
+        return dict(zip(s.tensors, torch.autograd.grad(y, list(s.tensors.values()), gy, **options), strict=True))
+
+    @pytest.mark.parametrize("dtype", (torch.float64, *GPU_DTYPES), ids=lambda d: str(d)[6:])
+    def test_values_and_gradients(self, backend, dtype):
+        if not self.has(backend, dtype):
+            pytest.skip(f"{self.name} on {backend} has no {dtype}")
+        for s in self.on(backend, dtype):
+            before = {k: t.detach().clone() for k, t in (s.tensors | s.fixed).items()}
+            y = self.call(s.fresh())
+            t = s.fresh()
+            ours = self.gradients(self.call(t), t)
+            with gankernels.backend("reference"):
+                t = s.fresh()
+                theirs_y = self.call(t)
+                theirs = self.gradients(theirs_y, t)
+                t = s.to("cpu", torch.float64)
+                truth_y = self.call(t)
+                truth = self.gradients(truth_y, t)
+            label = f"{s.kwargs} { {k: list(v.shape) for k, v in s.tensors.items()} }"
+            assert_as_true_as_reference(y, theirs_y, truth_y, f"value {label}")
+            for k in truth:
+                assert_as_true_as_reference(ours[k], theirs[k], truth[k], f"gradient of {k} {label}")
+            for k, v in before.items():
+                assert torch.equal(v, (s.tensors | s.fixed)[k]), f"{k} was changed"
+
+    def test_layouts(self, backend):
+        for s in self.on(backend, torch.float32):
+            plain = s.fresh()
+            y = self.call(plain)
+            g = self.gradients(y, plain)
+            for name in self.layout_of or s.tensors:
+                if name not in s.tensors or not s.tensors[name].numel():
+                    continue
+                for layout, other in layouts(s.tensors[name].detach()):
+                    t = s.fresh()
+                    t.tensors[name] = other.requires_grad_()
+                    y2 = self.call(t)
+                    where = f"{name} {layout} {list(other.shape)} {s.kwargs}"
+                    torch.testing.assert_close(y2, y, rtol=1e-5, atol=1e-5, msg=lambda m, w=where: f"{w}: {m}")
+                    for k, v in self.gradients(y2, t).items():
+                        torch.testing.assert_close(v, g[k], rtol=1e-4, atol=1e-4, msg=lambda m, w=where: f"{w}: {m}")
+
+    def test_expanded(self, backend):
+        s = self.first(backend)
+        name = next(iter(self.layout_of or s.tensors))
+        one = s.tensors[name].detach()[:1]
+        if s.tensors[name].shape[0] == 1:
+            pytest.skip("a batch of one has nothing to expand")
+        dense, expanded = s.fresh(), s.fresh()
+        expanded.tensors[name] = one.expand(s.tensors[name].shape).requires_grad_()
+        dense.tensors[name] = expanded.tensors[name].detach().contiguous().requires_grad_()
+        torch.testing.assert_close(self.call(expanded), self.call(dense))
+
+    def test_gradcheck(self, backend):
+        if not self.has(backend, torch.float64):
+            pytest.skip(f"{self.name} on {backend} has no float64")
+        for s in self.on(backend, torch.float64):
+            names = list(s.tensors)
+
+            def f(*tensors, s=s, names=names):
+                return self.op(**dict(zip(names, tensors, strict=True)), **s.fixed, **s.kwargs)
+
+            # The noise of a sum on a GPU's atomics would be reported as nondeterminism; ours must not have any.
+            inputs = tuple(s.tensors.values())
+            assert torch.autograd.gradcheck(f, inputs, check_undefined_grad=True)
+            if self.second_order:
+                assert torch.autograd.gradgradcheck(f, inputs, atol=1e-4)
+
+    def test_forced_backend_stays_with_its_graph(self, backend):
+        other = "reference" if backend != "reference" else "cpu"
+        namespace = {"cpu": "gankernels_native", "cuda": "gankernels_native", "triton": "gankernels"}.get(backend)
+        s = self.first(backend)
+        y = self.call(s)
+        calls = Calls()
+        with gankernels.backend(other), calls:
+            self.gradients(y, s)
+        ours = {n for n in calls.names() if n.startswith("gankernels")}
+        if namespace is None:
+            assert not ours, f"reference ran {ours} in backward"
+        else:
+            assert ours, f"backward of {backend} ran no kernel of ours, only {calls.names()}"
+            assert {n.split("::")[0] for n in ours} == {namespace}
+
+    def test_forced_backend_runs_its_kernel(self, backend):
+        calls = Calls()
+        with calls, torch.no_grad():
+            self.call(self.first(backend))
+        ours = {n.split("::")[0] for n in calls.names() if n.startswith("gankernels")}
+        expected = {"cpu": {"gankernels_native"}, "cuda": {"gankernels_native"}, "triton": {"gankernels"}}
+        assert ours == expected.get(backend, set()), f"{backend} ran {calls.names()}"
+
+    def test_only_the_gradients_asked_for(self, backend):
+        if backend == "reference":
+            pytest.skip("reference leaves pruning to PyTorch")
+        s = self.first(backend)
+        for name in s.tensors:
+            t = s.fresh()
+            y = self.call(t)
+            calls = Calls()
+            with calls:
+                torch.autograd.grad(y.sum(), [t.tensors[name]])
+            self.check_pruned(calls, name)
+
+    def opchecks(self, backend) -> Iterator[tuple]:
+        """(overload, args) of the dispatcher operators behind this one, recorded from its own calls."""
+        names = {f"{ns}::{o}" for ns in ("gankernels", "gankernels_native") for o in self.overloads}
+        for s in self.on(backend, torch.float32):
+            calls = Calls()
+            t = s.fresh()
+            with calls:
+                y = self.call(t)
+                gs = self.gradients(y, t, create_graph=True) if self.second_order else self.gradients(y, t)
+                total = sum(
+                    (g.square().sum() for g in gs.values() if g.requires_grad), torch.zeros((), device=y.device)
+                )
+                if total.requires_grad:
+                    torch.autograd.grad(total, list(t.tensors.values()), allow_unused=True)
+            for name, args in calls.seen:
+                space, _, rest = name.partition("::")
+                if f"{space}::{rest.split('.')[0]}" in names:
+                    yield getattr(getattr(torch.ops, space), rest.split(".")[0]).default, tuple(args.values())
+
+    def test_opcheck(self, backend):
+        if backend == "reference":
+            pytest.skip("reference is plain PyTorch, it registers nothing")
+        checked, done = set(), set()
+        for overload, args in self.opchecks(backend):
+            key = (str(overload), str([(a.shape, a.stride()) if isinstance(a, Tensor) else a for a in args]))
+            if key in done or len([d for d in done if d[0] == key[0]]) >= 6:
+                continue
+            done.add(key)
+            args = tuple(
+                a.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+                if isinstance(a, Tensor) and a.is_floating_point()
+                else a
+                for a in args
+            )
+            torch.library.opcheck(overload, self.opcheck_args(str(overload), args))
+            checked.add(str(overload).split("::")[-1].split(".")[1 if "::" not in str(overload) else 0])
+        missing = {o for o in self.overloads if not any(o in str(d[0]) for d in done)}
+        assert not missing, f"never called: {missing}"
+
+    def opcheck_args(self, overload: str, args: tuple) -> tuple:
+        return args
+
+    def compiled_equals_eager(self, backend, compiler, dynamic=None):
+        """Loss and every gradient of samples under torch.compile(fullgraph=True)."""
+        samples = [s for s in self.on(backend, torch.float32) if all(t.numel() for t in s.tensors.values())]
+
+        torch._dynamo.reset()
+        for s in samples[:1] if compiler == "inductor" else samples[:4]:
+
+            def f(tensors, s=s):
+                y = self.op(**tensors, **s.fixed, **s.kwargs)
+                return (y * torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view_as(y)).sum()
+
+            compiled = torch.compile(f, backend=compiler, fullgraph=True, dynamic=dynamic)
+            t, u = s.fresh(), s.fresh()
+            a, b = f(t.tensors), compiled(u.tensors)
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+            ga = torch.autograd.grad(a, list(t.tensors.values()))
+            gb = torch.autograd.grad(b, list(u.tensors.values()))
+            for k, x, y in zip(s.tensors, ga, gb, strict=True):
+                torch.testing.assert_close(y, x, rtol=1e-4, atol=1e-4, msg=lambda m, k=k: f"gradient of {k}: {m}")
+
+    @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+    def test_compile(self, backend, compiler):
+        self.compiled_equals_eager(backend, compiler)
+
+    def test_compile_dynamic_shapes(self, backend):
+        self.compiled_equals_eager(backend, "aot_eager", dynamic=True)
+
+    def test_compile_follows_the_forced_backend(self, backend):
+        s = self.first(backend)
+        graphs = []
+
+        def keep(graph, inputs):
+            graphs.append({str(node.target) for node in graph.graph.nodes if "gankernels" in str(node.target)})
+            return graph.forward
+
+        torch._dynamo.reset()
+        f = torch.compile(lambda: self.call(s), backend=keep, fullgraph=True)
+        with torch.no_grad():
+            f()
+            with gankernels.backend("reference"):
+                f()
+        assert bool(graphs[0]) == (backend != "reference")
+        assert not graphs[-1], f"the compiled graph kept {graphs[-1]} when reference was forced"
+
+    def test_autocast(self, backend):
+        device = self.device(backend).type
+        s = self.first(backend)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            y = self.call(s)
+            with gankernels.backend("reference"):
+                expected = self.call(s)
+        assert y.dtype == expected.dtype
+        torch.testing.assert_close(y.float(), expected.float(), rtol=2e-2, atol=2e-2)
+        self.gradients(y, s)
+
+    def test_vmap(self, backend):
+        if self.skip_vmap:
+            pytest.skip(self.skip_vmap)
+        s = self.first(backend)
+        for name in s.tensors:
+            base = {k: t.detach() for k, t in s.tensors.items()}
+            batch = torch.stack([base[name] * (1 + i / 2) for i in range(3)], dim=-1)
+            f = lambda t, name=name, base=base: self.op(**{**base, name: t}, **s.fixed, **s.kwargs)  # noqa: E731
+            y = torch.func.vmap(f, in_dims=-1)(batch)
+            expected = torch.stack([f(batch[..., i]) for i in range(3)])
+            torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+    def test_threads_do_not_change_the_result(self, backend):
+        if backend != "cpu":
+            pytest.skip("a matter of the cpu kernels")
+        s = self.first(backend)
+        n = torch.get_num_threads()
+        results = []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                t = s.fresh()
+                y = self.call(t)
+                results.append([y, *self.gradients(y, t).values()])
+        finally:
+            torch.set_num_threads(n)
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+    def test_unusable_backend_raises_with_the_reason(self):
+        for name in _backend.NAMES:
+            device = "cpu" if name in ("cuda", "triton") else "meta"
+            if name == "reference" or name in _backend.emulated:
+                continue
+            s = next(iter(self.samples())).to(device, torch.float32)
+            with gankernels.backend(name), pytest.raises(RuntimeError, match="is forced but cannot run"):
+                self.call(s)
+
+    def test_bad_input(self, backend):
+        cases = list(self.bad())
+        assert cases
+        for kwargs, message in cases:
+            device = self.device(backend)
+            moved = {
+                k: v.to(device) if isinstance(v, Tensor) and v.device.type == "cpu" else v for k, v in kwargs.items()
+            }
+            with pytest.raises(ValueError, match=message) as caught:
+                self.op(**moved)
+            assert str(caught.value).startswith(self.name), f"the message names no operator: {caught.value}"
+
+    def test_documented(self):
+        doc = inspect.getdoc(getattr(gankernels.ops, self.name))
+        for word in ("Args:", "Returns:", "Raises:", "ifferentiable"):
+            assert doc and word in doc, f"the docstring of {self.name} lacks {word}"
