@@ -58,7 +58,7 @@ class OnGpu:
         second = torch.autograd.grad(sum(weighed), list(tensors.values()), allow_unused=True)
         return {k: torch.zeros_like(t) if g is None else g for (k, t), g in zip(tensors.items(), second, strict=True)}
 
-    @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16), ids=lambda d: str(d)[6:])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
     def test_second_derivatives(self, backend, dtype):
         if not self.second_order:
             pytest.skip(f"{self.name} has no second order")
