@@ -60,7 +60,7 @@ def bias_act(
         raise ValueError(f"bias_act: dim is {dim}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
     if bias is not None:
-        if torch.is_autocast_enabled(x.device.type) and bias.is_floating_point():
+        if _check.autocast_dtype(x) is not None and isinstance(bias, Tensor) and bias.is_floating_point():
             bias = bias.to(x.dtype)
         _check.like("bias_act", "bias", bias, x)
         if tuple(bias.shape) != (x.shape[dim],):
@@ -86,9 +86,7 @@ def resolve(
     return alpha, gain, clamp
 
 
-def reference(
-    x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float
-) -> Tensor:
+def reference(x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     if bias is not None:
         x = x + bias.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act][0](x, alpha)
@@ -114,9 +112,7 @@ def _fake(x, bias, dim, act, alpha, gain, clamp):
     return torch.empty_like(x, memory_format=_check.kept_format(x, dim))
 
 
-def _fake_derivative(
-    g, g_bias, h, ref, bias, ref_is_output, order, dim, act, alpha, gain, clamp, want_full, want_bias
-):
+def _fake_derivative(g, g_bias, h, ref, bias, ref_is_output, order, dim, act, alpha, gain, clamp, want_full, want_bias):
     like = g if ref is None else ref
     full = torch.empty_like(like, memory_format=_check.kept_format(like, dim)) if want_full else g.new_empty(0)
     return full, g.new_empty(g.shape[dim] if want_bias else 0)
@@ -146,8 +142,8 @@ def _run_derivative(*args):
 
 
 def _output_suffices(act, alpha, gain, clamp):
-    """y alone tells the sign of x + bias; not where a clamp makes |y| == clamp ambiguous or a factor turns signs."""
-    return clamp < 0 and gain > 0 and (act == "relu" or (act == "lrelu" and alpha >= 0))
+    """The output alone tells the slope; not at a clamp, where it is ambiguous, nor where a factor turns signs."""
+    return clamp < 0 and gain > 0 and (act in ("relu", "tanh", "sigmoid") or (act == "lrelu" and alpha >= 0))
 
 
 def _setup(ctx, inputs, output):
@@ -166,8 +162,6 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, g):
     ref, bias = ctx.saved_tensors
     want_bias = ctx.has_bias and ctx.needs_input_grad[1]
-    if ctx.from_output:
-        ref = ref.detach()
     gx, gb = torch.ops.gankernels.bias_act_derivative(
         g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, ctx.needs_input_grad[0], want_bias
     )
@@ -203,7 +197,7 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
     d_h, _ = derivative(whole_g, ctx.order, need_h and h is not None, False)
     d_ref = d_bias = None
     smooth = act not in ("linear", "relu", "lrelu")
-    if smooth and not ctx.ref_is_output and (need_ref or need_bias):
+    if smooth and not (ctx.ref_is_output and ctx.order == 3) and (need_ref or need_bias):
         if ctx.order == 3:
             raise RuntimeError(
                 f"bias_act: the derivative of order 4 of {act} is not supported by the compiled backends; "
