@@ -46,7 +46,7 @@ def extension():
     includes = [os.path.abspath("csrc"), os.path.abspath("csrc/cuda")]
     if cuda:  # CUDAContext.h wants cusparse.h and its kin, which the wheels beside torch carry
         includes += glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "cu*", "include"))
-    flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
     if sys.platform == "linux":
         flags.append("-fopenmp")  # torch brings the runtime
     if sys.platform == "win32":
