@@ -53,9 +53,9 @@ def extension():
         flags = ["/O2", "/openmp"]
     sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
                      + (glob("csrc/cuda/*.cu") if cuda else []))
-    headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True))
+    everything = sorted(f for f in glob("csrc/**/*", recursive=True) if os.path.isfile(f))  # an sdist holds what it lists
     return (CUDAExtension if cuda else CppExtension)(
-        "gankernels._C", sources, include_dirs=includes, depends=headers,
+        "gankernels._C", sources, include_dirs=includes, depends=everything,
         define_macros=[("GANKERNELS_WITH_CUDA", "1")] if cuda else [],
         extra_compile_args={"cxx": flags, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
     )  # fmt: skip
