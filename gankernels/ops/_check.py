@@ -39,7 +39,7 @@ def rank(op: str, name: str, t: Tensor, n: int, shape: str) -> None:
 
 
 def finite(op: str, name: str, value: float) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -math.inf < value < math.inf:
         raise ValueError(f"{op}: {name} is {value!r}, expected a finite number")
     return float(value)
 
