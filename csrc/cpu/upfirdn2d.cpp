@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "cpu/huge_pages.h"
 #include "cpu/upfirdn2d_plan.h"
 
 namespace gk {
@@ -53,8 +54,11 @@ struct FirFilter {
 };
 
 std::vector<double> numbers(const at::Tensor& f, bool flip) {
-  const at::Tensor d = f.to(at::kDouble).contiguous();
-  std::vector<double> out(d.const_data_ptr<double>(), d.const_data_ptr<double>() + d.numel());
+  const at::Tensor c = f.contiguous();
+  std::vector<double> out(c.numel());
+  with_fir_dtype(c.scalar_type(), [&](auto t, auto) {
+    std::copy_n(c.const_data_ptr<decltype(t)>(), c.numel(), out.begin());
+  });
   if (!flip) std::reverse(out.begin(), out.end());
   return out;
 }
@@ -131,7 +135,7 @@ void run(const FirJob<T, A>& job) {
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, (h.out + h.in) * block));
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<A[]> numbers(new A[length * (1 + v.most) + out + room]);
-    std::vector<const A*> pointers(2 * v.most * (h.most + 1));
+    std::vector<const A*> pointers(kept * h.period * h.most + v.most);
     std::vector<int64_t> held(v.most);
     A* at = numbers.get();
     const FirScratch<A> scratch{at,
@@ -140,7 +144,7 @@ void run(const FirJob<T, A>& job) {
                                 at + length * (1 + v.most) + out,
                                 length,
                                 pointers.data(),
-                                pointers.data() + 2 * v.most * h.most,
+                                pointers.data() + kept * h.period * h.most,
                                 held.data()};
     while (begin < end) {
       const int64_t plane = begin / v.out, row = begin % v.out, last = std::min(v.out, row + end - begin);
@@ -158,6 +162,7 @@ at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::option
   const auto format = x.suggest_memory_format();
   at::Tensor y = at::empty({x.size(0), x.size(1), v.out, h.out}, x.options().memory_format(format));
   if (y.numel() == 0) return y;
+  prefer_huge_pages(y);
   const FirView view(x, format == at::MemoryFormat::ChannelsLast, std::max(h.in, h.out), h.period == h.step);
   constexpr int64_t kTile = 4096;  // numbers of a row held at a time
   const int64_t periods = std::max<int64_t>(1, kTile / (view.block * std::max(h.period, h.step)));
