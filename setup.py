@@ -43,7 +43,7 @@ def extension():
     cuda = with_cuda()
     if cuda and not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
-    includes = [os.path.abspath("csrc")]
+    includes = [os.path.abspath("csrc"), os.path.abspath("csrc/cuda")]
     if cuda:  # CUDAContext.h wants cusparse.h and its kin, which the wheels beside torch carry
         includes += glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "cu*", "include"))
     flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -51,7 +51,8 @@ def extension():
         flags.append("-fopenmp")  # torch brings the runtime
     if sys.platform == "win32":
         flags = ["/O2", "/openmp"]
-    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + (glob("csrc/cuda/*.cu") if cuda else []))
+    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
+                     + (glob("csrc/cuda/*.cu") if cuda else []))
     headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True))
     return (CUDAExtension if cuda else CppExtension)(
         "gankernels._C", sources, include_dirs=includes, depends=headers,

@@ -19,9 +19,9 @@ namespace gk {
 
 enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 
-// Everything of bias_act but its tensors; clamp < 0 means none.
+// The numbers of bias_act; bound is infinite where there is no clamp.
 struct ActParams {
-  double alpha, gain, clamp;
+  double alpha, gain, bound;
 };
 
 namespace math {
@@ -139,21 +139,39 @@ GK_HD T act_derivative(T u, T alpha) {
   }
 }
 
-// clamp(gain * act(u), -clamp, clamp)
+// gain * act(u) held within +-bound (infinite for no clamp: a branch on that would stop vectorisation).
 template <Act A, class T>
-GK_HD T bias_act_value(T u, T alpha, T gain, T clamp) {
+GK_HD T bias_act_value(T u, T alpha, T gain, T bound) {
   const T v = gain * act_derivative<A, 0>(u, alpha);
-  const T high = v > clamp ? clamp : v;
-  return clamp < 0 ? v : (high < -clamp ? -clamp : high);
+  const T high = v > bound ? bound : v;
+  return high < -bound ? -bound : high;
 }
 
-// factor * (derivative of order K of the above); at |v| == clamp the gradient passes, as torch.clamp's does.
+// factor * (derivative of order K of the above); at |v| == bound the gradient passes, as torch.clamp's does.
 template <Act A, int K, class T>
-GK_HD T bias_act_derivative(T factor, T u, T alpha, T gain, T clamp) {
-  const T d = factor * (gain * act_derivative<A, K>(u, alpha));
-  if (clamp < 0) return d;
+GK_HD T bias_act_derivative(T factor, T u, T alpha, T gain, T bound) {
   const T v = gain * act_derivative<A, 0>(u, alpha);
-  return (v >= -clamp && v <= clamp) ? d : T(0);
+  const T d = factor * (gain * act_derivative<A, K>(u, alpha));
+  return (v > bound || v < -bound) ? T(0) : d;
+}
+
+// Derivative of order K - 1, in y, of the slope f' written as a function of y = f(u), without a bound: what tells the
+// slope from the output alone. Exists for relu, lrelu (alpha >= 0), tanh and sigmoid with gain > 0.
+template <Act A, int K, class T>
+GK_HD T slope_of_output(T y, T alpha, T gain) {
+  if constexpr (A == Act::tanh || A == Act::sigmoid) {
+    const T t = y / gain;
+    if constexpr (K == 1) return A == Act::tanh ? gain * (1 - t * t) : gain * t * (1 - t);
+    if constexpr (K == 2) return A == Act::tanh ? -2 * t : 1 - 2 * t;
+    return -2 / gain;
+  } else {
+    return gain * act_derivative<A == Act::relu ? Act::relu : Act::lrelu, K>(y, alpha);
+  }
+}
+
+GK_HD bool has_slope_of_output(Act act, double alpha, double gain, bool bounded) {
+  const bool whole = act == Act::relu || act == Act::tanh || act == Act::sigmoid || (act == Act::lrelu && alpha >= 0);
+  return whole && gain > 0 && !bounded;  // at a bound y is ambiguous, and a negative gain turns signs
 }
 
 // Piecewise linear: every derivative from the second on is zero.

@@ -21,12 +21,7 @@ struct Config {
   std::string act;
   double alpha, gain, clamp;
 
-  // y alone tells the sign of x + bias; not where a clamp makes |y| == clamp ambiguous or a negative factor turns
-  // signs.
-  bool output_suffices() const {
-    const Act a = parse_act(act);
-    return clamp < 0 && gain > 0 && (a == Act::relu || (a == Act::lrelu && alpha >= 0));
-  }
+  bool output_suffices() const { return has_slope_of_output(parse_act(act), alpha, gain, clamp >= 0); }
   bool needs_nothing() const { return act == "linear" && clamp < 0; }
 };
 
@@ -89,7 +84,7 @@ struct BiasActFunction : torch::autograd::Function<BiasActFunction> {
     const bool from_output = c.output_suffices();
     optional<Tensor> ref, bias;
     if (from_output)
-      ref = saved[0].detach();
+      ref = saved[0];  // attached to x by its own graph: what depends on it flows back through there
     else if (!c.needs_nothing())
       ref = saved[0], bias = given(saved[1]);
     auto [gx, gb] = call_derivative(grads[0], {}, {}, ref, bias, from_output, 1, c, want_x, want_bias);
@@ -143,7 +138,8 @@ struct DerivativeFunction : torch::autograd::Function<DerivativeFunction> {
       if (needed[1]) out[1] = reduced;
     }
     if (needed[2]) out[2] = std::get<0>(derivative(whole_g(), order, true, false));
-    if ((needed[3] || needed[4]) && !ref_is_output && !piecewise_linear(parse_act(c.act))) {
+    const bool curved = !piecewise_linear(parse_act(c.act)) && !(ref_is_output && order == 3);
+    if ((needed[3] || needed[4]) && curved) {
       TORCH_CHECK(order < 3, "bias_act: the derivative of order 4 of ", c.act,
                   " is not supported by the compiled backends; use gankernels.backend('reference')");
       auto [full, reduced] =

@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/string_view.h>
 
+#include <type_traits>
+
 #include "bias_act.h"
 
 namespace gk {
@@ -12,6 +14,26 @@ inline Act parse_act(c10::string_view name) {
   for (int i = 0; i < 9; ++i)
     if (name == names[i]) return static_cast<Act>(i);
   TORCH_CHECK(false, "bias_act: act is '", name, "', which is none of the nine activations");
+}
+
+// f(std::integral_constant<Act, act>()): a kernel for each activation.
+template <class F>
+inline void with_act(Act act, F f) {
+#define GK_CASE(name) \
+  case Act::name:     \
+    return f(std::integral_constant<Act, Act::name>());
+  switch (act) {
+    GK_CASE(linear)
+    GK_CASE(relu)
+    GK_CASE(lrelu)
+    GK_CASE(tanh)
+    GK_CASE(sigmoid)
+    GK_CASE(elu)
+    GK_CASE(selu)
+    GK_CASE(softplus)
+    GK_CASE(swish)
+  }
+#undef GK_CASE
 }
 
 // `like` must match x in dtype and device; undefined is fine.

@@ -14,32 +14,15 @@
 
 namespace gk {
 
-template <class F>
-inline void with_act(Act act, F f) {
-#define GK_CASE(name) \
-  case Act::name:     \
-    return f(std::integral_constant<Act, Act::name>());
-  switch (act) {
-    GK_CASE(linear)
-    GK_CASE(relu)
-    GK_CASE(lrelu)
-    GK_CASE(tanh)
-    GK_CASE(sigmoid)
-    GK_CASE(elu)
-    GK_CASE(selu)
-    GK_CASE(softplus)
-    GK_CASE(swish)
-  }
-#undef GK_CASE
-}
-
-// (g + g_bias) * h * (derivative of f at ref + bias), to out and, unit by unit, to sums; any pointer but g may be null.
+// (g + g_bias) * h * (derivative of f at ref + bias, or slope of the output ref), to out and, unit by unit, to sums;
+// any pointer but g may be null.
 template <class T, class acc_t>
 struct BiasActDerivative {
   const T *g, *h, *ref;
   const acc_t *g_bias, *bias;
   T* out;
   double* sums;
+  bool ref_is_output;
 };
 
 }  // namespace gk
@@ -79,7 +62,7 @@ at::Tensor bias_act_cpu(const at::Tensor& x, const std::optional<at::Tensor>& bi
   const at::Tensor xc = x.contiguous(format);
   at::Tensor y = at::empty_like(xc);
   const ChannelRuns runs(xc, dim, format);
-  const ActParams params{alpha, gain, clamp};
+  const ActParams params{alpha, gain, clamp < 0 ? INFINITY : clamp};
   const Act a = parse_act(act);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "bias_act", [&] {
     using acc_t = at::opmath_type<scalar_t>;
@@ -112,7 +95,7 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
   at::Tensor out = want_full ? at::empty_like(gc) : at::empty({0}, g.options());
   at::Tensor reduced = at::empty({want_bias ? g.size(dim) : 0}, g.options());
   const ChannelRuns runs(gc, dim, format);
-  const ActParams params{alpha, gain, clamp};
+  const ActParams params{alpha, gain, clamp < 0 ? INFINITY : clamp};
   std::vector<double> sums(want_bias ? runs.units * runs.sums() : 0, 0.0);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "bias_act_derivative", [&] {
     using acc_t = at::opmath_type<scalar_t>;
@@ -125,7 +108,8 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
                                                gb.empty() ? nullptr : gb.data(),
                                                b.empty() ? nullptr : b.data(),
                                                want_full ? out.mutable_data_ptr<scalar_t>() : nullptr,
-                                               want_bias ? sums.data() : nullptr};
+                                               want_bias ? sums.data() : nullptr,
+                                               ref_is_output};
     each_unit(runs, [&](int64_t unit) { GK_ISA_CALL(gk, derivative_unit, runs, unit, d, a, order, params); });
     if (want_bias) {
       const auto totals = runs.total(sums);

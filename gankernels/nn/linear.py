@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankernels.nn import _shims as ops
+from gankernels import ops
 
 
 class Linear(torch.nn.Linear):

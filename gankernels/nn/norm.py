@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gankernels.nn import _shims as ops
+from gankernels import ops
 
 
 class BatchNormAct2d(torch.nn.BatchNorm2d):

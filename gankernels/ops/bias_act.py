@@ -142,8 +142,8 @@ def _run_derivative(*args):
 
 
 def _output_suffices(act, alpha, gain, clamp):
-    """y alone tells the sign of x + bias; not where a clamp makes |y| == clamp ambiguous or a factor turns signs."""
-    return clamp < 0 and gain > 0 and (act == "relu" or (act == "lrelu" and alpha >= 0))
+    """The output alone tells the slope; not at a clamp, where it is ambiguous, nor where a factor turns signs."""
+    return clamp < 0 and gain > 0 and (act in ("relu", "tanh", "sigmoid") or (act == "lrelu" and alpha >= 0))
 
 
 def _setup(ctx, inputs, output):
@@ -162,8 +162,6 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, g):
     ref, bias = ctx.saved_tensors
     want_bias = ctx.has_bias and ctx.needs_input_grad[1]
-    if ctx.from_output:
-        ref = ref.detach()
     gx, gb = torch.ops.gankernels.bias_act_derivative(
         g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, ctx.needs_input_grad[0], want_bias
     )
@@ -199,7 +197,7 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
     d_h, _ = derivative(whole_g, ctx.order, need_h and h is not None, False)
     d_ref = d_bias = None
     smooth = act not in ("linear", "relu", "lrelu")
-    if smooth and not ctx.ref_is_output and (need_ref or need_bias):
+    if smooth and not (ctx.ref_is_output and ctx.order == 3) and (need_ref or need_bias):
         if ctx.order == 3:
             raise RuntimeError(
                 f"bias_act: the derivative of order 4 of {act} is not supported by the compiled backends; "

@@ -90,6 +90,20 @@ def act_derivative(u, alpha, ACT: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
+def slope_of_output(y, alpha, gain, ACT: tl.constexpr, K: tl.constexpr):
+    """Derivative of order K - 1, in y, of the slope of gain * act written as a function of its output y."""
+    if ACT == "tanh" or ACT == "sigmoid":
+        t = y / gain
+        if K == 1:
+            return gain * (1.0 - t * t) if ACT == "tanh" else gain * t * (1.0 - t)
+        if K == 2:
+            return -2.0 * t if ACT == "tanh" else 1.0 - 2.0 * t
+        return tl.full(y.shape, -2.0, y.dtype) / gain
+    else:
+        return gain * act_derivative(y, alpha, ACT, K)
+
+
+@triton.jit
 def bias_act_derivative(factor, u, alpha, gain, clamp, ACT: tl.constexpr, K: tl.constexpr, CLAMP: tl.constexpr):
     """factor * d^K/du^K clamp(gain * act(u), -clamp, clamp); K = 0 is the value, without factor."""
     v = gain * act_derivative(u, alpha, ACT, K)

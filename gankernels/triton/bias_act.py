@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gankernels.ops import _check
-from gankernels.triton.activations import bias_act_derivative
+from gankernels.triton.activations import bias_act_derivative, slope_of_output
 
 _TILE = 1024  # elements of a program
 
@@ -18,7 +18,7 @@ def _whole(
     x_ptr, bias_ptr, g_ptr, g_bias_ptr, h_ptr, out_ptr, numel, channels, inner,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, K: tl.constexpr, CLAMP: tl.constexpr, X: tl.constexpr, BIAS: tl.constexpr,
-    G_BIAS: tl.constexpr, H: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
+    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
     VEC: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     acc = tl.float64 if out_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -46,7 +46,10 @@ def _whole(
             factor += tl.load(g_bias_ptr + channel).to(acc)
         if H:
             factor *= tl.load(h_ptr + at, mask).to(acc)
-    out = bias_act_derivative(factor, u, alpha, gain, clamp, ACT, K, CLAMP)
+    if OUTPUT:
+        out = factor * slope_of_output(u, alpha, gain, ACT, K)
+    else:
+        out = bias_act_derivative(factor, u, alpha, gain, clamp, ACT, K, CLAMP)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask)
 
 
@@ -55,7 +58,7 @@ def _reduced(
     x_ptr, bias_ptr, g_ptr, g_bias_ptr, h_ptr, out_ptr, sums_ptr, rows, channels, inner, splits,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, K: tl.constexpr, CLAMP: tl.constexpr, X: tl.constexpr, BIAS: tl.constexpr,
-    G_BIAS: tl.constexpr, H: tl.constexpr, OUT: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
+    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, OUT: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A tile is ROWS positions of CHANNELS channels; positions are all (outer, inner), strided by the caller's layout.
@@ -82,7 +85,10 @@ def _reduced(
         factor = tl.load(g_ptr + at, mask, 0.0).to(acc) + g_bias[None, :]
         if H:
             factor *= tl.load(h_ptr + at, mask, 0.0).to(acc)
-        out = bias_act_derivative(factor, u, alpha, gain, clamp, ACT, K, CLAMP)
+        if OUTPUT:
+            out = factor * slope_of_output(u, alpha, gain, ACT, K)
+        else:
+            out = bias_act_derivative(factor, u, alpha, gain, clamp, ACT, K, CLAMP)
         if OUT:
             tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask)
         total += tl.where(mask, out, tl.zeros((ROWS, CHANNELS), acc))
@@ -99,7 +105,7 @@ def _view(x: Tensor, dim: int) -> tuple[torch.memory_format, int, int]:
     return layout, x.shape[dim], inner
 
 
-def _launch_whole(x, bias, g, g_bias, h, like, order, dim, act, alpha, gain, clamp) -> Tensor:
+def _launch_whole(x, bias, g, g_bias, h, like, is_output, order, dim, act, alpha, gain, clamp) -> Tensor:
     layout, channels, inner = _view(like, dim)
     tensors = [t if t is None else t.contiguous(memory_format=layout) for t in (x, g, h)]
     x, g, h = tensors
@@ -114,7 +120,7 @@ def _launch_whole(x, bias, g, g_bias, h, like, order, dim, act, alpha, gain, cla
     _whole[grid](
         x, bias, g, g_bias, h, out, out.numel(), channels, inner, alpha, gain, clamp,
         ACT=act, K=order, CLAMP=clamp >= 0, X=x is not None, BIAS=bias is not None, G_BIAS=g_bias is not None,
-        H=h is not None, LAST=last, BIG=out.numel() > 2**31 - _TILE, EVEN=out.numel() % _TILE == 0, VEC=vec,
+        H=h is not None, OUTPUT=is_output, LAST=last, BIG=out.numel() > 2**31 - _TILE, EVEN=out.numel() % _TILE == 0, VEC=vec,
         TILE=_TILE, num_warps=4,
     )  # fmt: skip
     return out
@@ -122,7 +128,7 @@ def _launch_whole(x, bias, g, g_bias, h, like, order, dim, act, alpha, gain, cla
 
 def value(x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     bias = bias if bias is None else bias.contiguous()
-    return _launch_whole(x, bias, None, None, None, x, 0, dim, act, alpha, gain, clamp)
+    return _launch_whole(x, bias, None, None, None, x, False, 0, dim, act, alpha, gain, clamp)
 
 
 def derivative(
@@ -131,7 +137,7 @@ def derivative(
     like = g if ref is None else ref
     bias, g_bias = (t if t is None else t.contiguous() for t in (bias, g_bias))
     if not want_bias:
-        full = _launch_whole(ref, bias, g, g_bias, h, like, order, dim, act, alpha, gain, clamp)
+        full = _launch_whole(ref, bias, g, g_bias, h, like, ref_is_output, order, dim, act, alpha, gain, clamp)
         return full, g.new_empty(0)
     layout, channels, inner = _view(like, dim)
     ref, g, h = (t if t is None else t.contiguous(memory_format=layout) for t in (ref, g, h))
@@ -146,7 +152,7 @@ def derivative(
     _reduced[(splits, triton.cdiv(channels, wide))](
         ref, bias, g, g_bias, h, full, sums, rows, channels, inner, splits, alpha, gain, clamp,
         ACT=act, K=order, CLAMP=clamp >= 0, X=ref is not None, BIAS=bias is not None, G_BIAS=g_bias is not None,
-        H=h is not None, OUT=want_full, BIG=g.numel() > 2**31 - _TILE * splits,
+        H=h is not None, OUTPUT=ref_is_output, OUT=want_full, BIG=g.numel() > 2**31 - _TILE * splits,
         EVEN=rows % tall == 0 and channels % wide == 0, ROWS=tall, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
     return full, sums.sum(0).to(g.dtype)

@@ -1,0 +1,228 @@
+"""upfirdn2d: zero-insert, pad, convolve with an FIR filter, decimate, in one pass; and its helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankernels import _backend
+from gankernels.ops import _check, upfirdn2d_op
+
+Pair = int | Sequence[int]
+"""One number for both axes, or ``[x, y]``."""
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor | None,
+    *,
+    up: Pair = 1,
+    down: Pair = 1,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Upsample by zero insertion, pad or crop, filter each channel, keep every ``down``-th sample.
+
+    Args:
+        x: [N, C, H, W], float64, float32, bfloat16 or float16.
+        filter: [KH, KW]; [K], separable, applied along both axes; or None, the identity. float32, or dtype of ``x``.
+        up, down: factors, n or [x, y], at least 1, both at once if wanted.
+        padding: n, [x, y] or [x0, x1, y0, y1] samples of the upsampled image; negative numbers crop.
+        flip_filter: False is a convolution, True a correlation.
+        gain: scales the result once, also with a separable filter.
+
+    Returns: [N, C, H', W'] with H' = (H * up + y0 + y1 - KH + down) // down, dtype and memory format of ``x``.
+        Sums are float32, or float64 for a float64 ``x``. Differentiable to any order in ``x`` and ``filter``.
+        Under autocast ``x`` keeps its dtype and a filter of another dtype is read as float32.
+    Raises: ValueError for a bad shape, dtype, device or factor, and for an empty output.
+
+    Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; Zhang, "Making Convolutional Networks
+    Shift-Invariant Again", 2019.
+    """
+    ux, uy = _pair("up", up, at_least=1)
+    dx, dy = _pair("down", down, at_least=1)
+    x0, x1, y0, y1 = _padding(padding)
+    gain = _check.finite("upfirdn2d", "gain", gain)
+    filter = _checked_filter(x, filter)
+    kh, kw = _taps(filter)
+    h = upfirdn2d_op.out_size(x.shape[2], uy, dy, y0, y1, kh)
+    w = upfirdn2d_op.out_size(x.shape[3], ux, dx, x0, x1, kw)
+    if h < 1 or w < 1:
+        raise ValueError(
+            f"upfirdn2d: the output would be empty, [H, W] = [{h}, {w}], for x {list(x.shape)}, up {[ux, uy]}, "
+            f"down {[dx, dy]}, padding {[x0, x1, y0, y1]} and a filter of [{kh}, {kw}] taps; pad more or crop less"
+        )
+    fy = filter if filter.ndim == 1 else None
+    run = _backend.pick("upfirdn2d", x)
+    return run(x, filter, fy, [ux, uy], [dx, dy], [x0, x1, y0, y1], bool(flip_filter), gain)
+
+
+def setup_filter(
+    f: Any,
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """A float32 filter for ``upfirdn2d`` from taps: a tensor, an array or nested lists; the argument is not changed.
+
+    Args:
+        f: [KH, KW], [K], a single number, or None (one tap of 1).
+        normalize: divide by the sum, so that a constant image keeps its value.
+        flip_filter: reverse the taps.
+        gain: scales the filter's total; the factor is split between the axes of a separable filter.
+        separable: keep a 1-D filter 1-D; default: with 8 taps or more, else its outer product is returned.
+
+    Returns: [K] or [KH, KW], on the device of ``f``. Differentiable in ``f``.
+    Raises: ValueError for a filter that is empty, of more than two dimensions, or sums to 0 while ``normalize``; for
+        ``separable=True`` with a 2-D filter; for a negative ``gain`` with a separable one (no real filter does that on
+        both axes: give ``upfirdn2d`` the gain).
+    """
+    taps = torch.as_tensor(1.0 if f is None else f)
+    if taps.is_complex() or taps.dtype == torch.bool:
+        raise ValueError(f"setup_filter: f has dtype {taps.dtype}, expected real numbers")
+    taps = taps.to(torch.float64)
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"setup_filter: f has shape {list(taps.shape)}, expected [KH, KW], [K] or a number, not empty")
+    if taps.ndim == 0:
+        taps = taps[None]
+    if separable is None:
+        separable = taps.ndim == 1 and taps.numel() >= 8
+    if separable and taps.ndim != 1:
+        raise ValueError(f"setup_filter: f has shape {list(taps.shape)}, expected [K] with separable=True")
+    if separable and gain < 0:
+        raise ValueError(
+            f"setup_filter: gain {gain} is negative, which a separable filter cannot hold; pass it to upfirdn2d"
+        )
+    if not separable and taps.ndim == 1:
+        taps = torch.outer(taps, taps)
+    if normalize:
+        total = taps.sum()
+        if total == 0:
+            raise ValueError("setup_filter: f sums to 0 and cannot be normalized; pass normalize=False")
+        taps = taps / total
+    if flip_filter:
+        taps = taps.flip(list(range(taps.ndim)))
+    taps = taps * gain ** (taps.ndim / 2)
+    return taps.to(torch.float32)
+
+
+def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
+    """Filter without changing the size: ``upfirdn2d``, ``padding`` grown by taps // 2 before and (taps - 1) // 2 after.
+
+    Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
+    """
+    return upfirdn2d(
+        x, f, padding=_grown(padding, f, lambda k, _: (k // 2, (k - 1) // 2)), flip_filter=flip_filter, gain=gain
+    )
+
+
+def upsample2d(
+    x: Tensor, f: Tensor | None, *, up: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """Upsample by ``up`` and filter with ``gain`` times the product of the factors: [N, C, H, W] to [N, C, H up, W up].
+
+    ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
+    """
+    ux, uy = _pair("up", up, at_least=1)
+    grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
+    return upfirdn2d(x, f, up=[ux, uy], padding=grown, flip_filter=flip_filter, gain=gain * ux * uy)
+
+
+def downsample2d(
+    x: Tensor, f: Tensor | None, *, down: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """Filter and keep every ``down``-th sample: [N, C, H, W] to [N, C, H / down, W / down].
+
+    ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
+    """
+    dx, dy = _pair("down", down, at_least=1)
+    grown = _grown(padding, f, lambda k, d: ((k - d + 1) // 2, (k - d) // 2), (dx, dy))
+    return upfirdn2d(x, f, down=[dx, dy], padding=grown, flip_filter=flip_filter, gain=gain)
+
+
+def reference(
+    x: Tensor, f: Tensor, fy: Tensor | None, up: list[int], down: list[int], padding: list[int], flip: bool, gain: float
+) -> Tensor:
+    """The definition: `f` is [KH, KW], or the horizontal taps where `fy` holds the vertical ones."""
+    n, c, h, w = x.shape
+    (ux, uy), (dx, dy), (x0, x1, y0, y1) = up, down, padding
+    acc = torch.promote_types(x.dtype, torch.float32)
+    y = F.pad(x.to(acc).reshape(n * c, 1, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1])
+    y = y.reshape(n * c, 1, h * uy, w * ux)
+    y = F.pad(y, [max(p, 0) for p in padding])
+    y = y[:, :, max(-y0, 0) : y.shape[2] - max(-y1, 0), max(-x0, 0) : y.shape[3] - max(-x1, 0)]
+    kernels = [f] if fy is None else [f[None, :], fy[:, None]]
+    for kernel, stride in zip(kernels, [(dy, dx)] if fy is None else [(1, dx), (dy, 1)], strict=True):
+        kernel = kernel.to(acc) if flip else kernel.to(acc).flip([0, 1])
+        y = F.conv2d(y, kernel[None, None], stride=stride)
+    y = (y * gain).reshape(n, c, *y.shape[2:])
+    return y.to(x.dtype).contiguous(memory_format=_check.kept_format(x))
+
+
+def _pair(name: str, value: Pair, at_least: int | None = None) -> tuple[int, int]:
+    pair = _whole_numbers(name, value, (2,))
+    if at_least is not None and min(pair) < at_least:
+        raise ValueError(f"upfirdn2d: {name} is {value}, expected {at_least} or more on each axis")
+    return pair
+
+
+def _padding(value: Pair) -> tuple[int, int, int, int]:
+    given = _whole_numbers("padding", value, (2, 4))
+    return given if len(given) == 4 else (given[0], given[0], given[1], given[1])
+
+
+def _whole_numbers(name: str, value: Any, lengths: tuple[int, ...]) -> tuple:
+    """One number for both axes, or as many as one of `lengths`."""
+    numbers = tuple(value) if isinstance(value, Sequence | torch.Size) else (value, value)
+    whole = all(isinstance(v, Integral | torch.SymInt) and not isinstance(v, bool) for v in numbers)
+    if not whole or len(numbers) not in lengths:
+        forms = "n, [x, y] or [x0, x1, y0, y1]" if 4 in lengths else "n or [x, y]"
+        raise ValueError(f"upfirdn2d: {name} is {value!r}, expected whole numbers as {forms}")
+    return numbers
+
+
+def _taps(f: Tensor | None) -> tuple[int, int]:
+    if f is None:
+        return 1, 1
+    return f.shape[0], f.shape[-1]
+
+
+def _grown(padding: Pair, f: Tensor | None, extra, factors: tuple[int, int] = (1, 1)) -> list[int]:
+    x0, x1, y0, y1 = _padding(padding)
+    kh, kw = _taps(f)
+    (gx0, gx1), (gy0, gy1) = extra(kw, factors[0]), extra(kh, factors[1])
+    return [x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1]
+
+
+def _checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
+    """The filter as float32 or the dtype of `x`, after the autocast rule."""
+    _check.floating("upfirdn2d", "x", x)
+    if x.ndim != 4 or x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"upfirdn2d: x has shape {list(x.shape)}, expected [N, C, H, W] with H and W at least 1")
+    if f is None:
+        return x.new_ones((1, 1), dtype=torch.float32)
+    _check.floating("upfirdn2d", "filter", f)
+    if f.ndim not in (1, 2) or f.numel() == 0:
+        raise ValueError(f"upfirdn2d: filter has shape {list(f.shape)}, expected [K] or [KH, KW], not empty")
+    if f.dtype not in (x.dtype, torch.float32) and torch.is_autocast_enabled(x.device.type):
+        f = f.float()
+    if f.dtype not in (x.dtype, torch.float32):
+        raise ValueError(f"upfirdn2d: filter has dtype {f.dtype}, expected float32 or that of x, {x.dtype}; convert it")
+    if f.device != x.device:
+        raise ValueError(f"upfirdn2d: filter is on {f.device}, expected the device of x, {x.device}; move it")
+    return f
+
+
+_backend.register(
+    "upfirdn2d",
+    reference=reference,
+    cpu=_backend.native("upfirdn2d"),
+    triton=upfirdn2d_op.upfirdn2d,
+)
