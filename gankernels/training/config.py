@@ -143,6 +143,7 @@ PRESETS = {
     "demo": TrainConfig(
         out=Path("runs/demo"),
         width=32,
+        batch=32,
         images=150_000,
         minutes=7,
         sample_every=7_500,
