@@ -61,9 +61,18 @@ def extension():
     )  # fmt: skip
 
 
+class Build(BuildExtension):
+    """Keeps its objects between builds, also where pip gives it a temporary folder: nothing changed, nothing compiled."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        flavour = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+        self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
+
+
 compiler = os.environ.get("CXX", "c++" if sys.platform != "win32" else "cl").split()[0]
 wanted = os.getenv("GANKERNELS_EXTENSION", "1") != "0"
 if wanted and not shutil.which(compiler):
     print(f"gankernels: no C++ compiler ({compiler}); installing without compiled kernels", file=sys.stderr)
     wanted = False
-setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": BuildExtension} if wanted else {})
+setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": Build} if wanted else {})
