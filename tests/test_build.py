@@ -15,7 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def setup(code="", **environment):
     """Runs setup.py as far as its metadata, after `code`."""
-    run = f"{code}\nimport runpy, sys; sys.argv = ['setup.py', '--name']; runpy.run_path('setup.py', run_name='__main__')"
+    run = (
+        f"{code}\nimport runpy, sys; sys.argv = ['setup.py', '--name']; runpy.run_path('setup.py', run_name='__main__')"
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GANKERNELS_")} | environment
     return subprocess.run([sys.executable, "-c", run], cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -56,7 +58,9 @@ def test_every_compiled_copy_is_right(capability):
     asked = [sys.executable, "-c", "from gankernels import _C; print(_C.cpu_capability())"]
     found = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert found == capability
-    operators = [str(p) for p in sorted((ROOT / "tests").glob("test_*.py")) if f"csrc/cpu/{p.stem[5:]}.cpp" in _kernels()]
+    operators = [
+        str(p) for p in sorted((ROOT / "tests").glob("test_*.py")) if f"csrc/cpu/{p.stem[5:]}.cpp" in _kernels()
+    ]
     tests = [*operators, str(ROOT / "tests" / "test_golden.py")]
     chosen = "cpu and (test_values_and_gradients or test_kept_numbers)"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
