@@ -64,7 +64,7 @@ def extension():
 
 
 class Build(BuildExtension):
-    """Keeps its objects between builds, also where pip gives it a temporary folder: nothing changed, nothing compiled."""
+    """Keeps its objects between builds, also under pip: where nothing changed nothing is compiled."""
 
     def finalize_options(self):
         super().finalize_options()
