@@ -32,8 +32,10 @@ def with_cuda() -> bool:
     if asked not in ("", "0", "1"):
         sys.exit(f"gankernels: GANKERNELS_CUDA={asked!r}, expected 0, 1 or unset")
     if asked == "1" and not (torch.version.cuda and nvcc):
-        sys.exit(f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch (this one: {torch.version.cuda}) "
-                 f"and nvcc (CUDA_HOME: {CUDA_HOME})")
+        sys.exit(
+            f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch (this one: {torch.version.cuda}) "
+            f"and nvcc (CUDA_HOME: {CUDA_HOME})"
+        )
     return asked != "0" and bool(torch.version.cuda and nvcc) and bool(glob("csrc/cuda/*.cu"))
 
 
@@ -41,21 +43,31 @@ def extension():
     cuda = with_cuda()
     if cuda and not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
-    includes = [os.path.abspath("csrc")]
+    includes = [os.path.abspath("csrc"), os.path.abspath("csrc/cuda")]
     if cuda:  # CUDAContext.h wants cusparse.h and its kin, which the wheels beside torch carry
         includes += glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "cu*", "include"))
-    flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
     if sys.platform == "linux":
         flags.append("-fopenmp")  # torch brings the runtime
     if sys.platform == "win32":
         flags = ["/O2", "/openmp"]
-    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + (glob("csrc/cuda/*.cu") if cuda else []))
-    headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True))
+    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
+                     + (glob("csrc/cuda/*.cu") if cuda else []))
+    everything = sorted(f for f in glob("csrc/**/*", recursive=True) if os.path.isfile(f))  # an sdist holds what it lists
     return (CUDAExtension if cuda else CppExtension)(
-        "gankernels._C", sources, include_dirs=includes, depends=headers,
+        "gankernels._C", sources, include_dirs=includes, depends=everything,
         define_macros=[("GANKERNELS_WITH_CUDA", "1")] if cuda else [],
         extra_compile_args={"cxx": flags, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
     )  # fmt: skip
+
+
+class Build(BuildExtension):
+    """Keeps its objects between builds, also where pip gives it a temporary folder: nothing changed, nothing compiled."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        flavour = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+        self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
 
 
 compiler = os.environ.get("CXX", "c++" if sys.platform != "win32" else "cl").split()[0]
@@ -63,4 +75,4 @@ wanted = os.getenv("GANKERNELS_EXTENSION", "1") != "0"
 if wanted and not shutil.which(compiler):
     print(f"gankernels: no C++ compiler ({compiler}); installing without compiled kernels", file=sys.stderr)
     wanted = False
-setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": BuildExtension} if wanted else {})
+setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": Build} if wanted else {})

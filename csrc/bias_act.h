@@ -17,11 +17,14 @@
 
 namespace gk {
 
-enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+#define GK_EACH_ACT(X) X(linear) X(relu) X(lrelu) X(tanh) X(sigmoid) X(elu) X(selu) X(softplus) X(swish)
+#define GK_ACT_NAME(name) name,
+enum class Act : int { GK_EACH_ACT(GK_ACT_NAME) };
+#undef GK_ACT_NAME
 
-// Everything of bias_act but its tensors; clamp < 0 means none.
+// The numbers of bias_act; bound is infinite where there is no clamp.
 struct ActParams {
-  double alpha, gain, clamp;
+  double alpha, gain, bound;
 };
 
 namespace math {
@@ -39,7 +42,7 @@ GK_HD float tanh(float x) { return ::tanhf(x); }
 #else
 // Branch-free, so that a loop around them is vectorised; errors stay within 2 ulp.
 GK_HD float exp_nonpositive(float x) {
-  const float c = x < -87.3f ? -87.3f : x;
+  const float c = x < -104.0f ? -104.0f : x;
   const float shifted = c * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
   int bits;
   memcpy(&bits, &shifted, 4);
@@ -52,10 +55,12 @@ GK_HD float exp_nonpositive(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const int scale_bits = (bits - 0x4B400000 + 127) * (1 << 23);
-  float scale;
-  memcpy(&scale, &scale_bits, 4);
-  return x < -87.3f ? 0.0f : p * scale;
+  const int exponent = bits - 0x4B400000, half = exponent >> 1;  // in two factors, so that subnormals come out
+  const int low_bits = (half + 127) * (1 << 23), high_bits = (exponent - half + 127) * (1 << 23);
+  float low, high;
+  memcpy(&low, &low_bits, 4);
+  memcpy(&high, &high_bits, 4);
+  return p * low * high;
 }
 GK_HD float expm1_nonpositive(float x) {
   float p = 1.9841270e-4f;  // Taylor: for |x| < 0.35 the next term is below 1e-8 of x
@@ -137,21 +142,39 @@ GK_HD T act_derivative(T u, T alpha) {
   }
 }
 
-// clamp(gain * act(u), -clamp, clamp)
+// gain * act(u) held within +-bound (infinite for no clamp: a branch on that would stop vectorisation).
 template <Act A, class T>
-GK_HD T bias_act_value(T u, T alpha, T gain, T clamp) {
+GK_HD T bias_act_value(T u, T alpha, T gain, T bound) {
   const T v = gain * act_derivative<A, 0>(u, alpha);
-  const T high = v > clamp ? clamp : v;
-  return clamp < 0 ? v : (high < -clamp ? -clamp : high);
+  const T high = v > bound ? bound : v;
+  return high < -bound ? -bound : high;
 }
 
-// factor * (derivative of order K of the above); at |v| == clamp the gradient passes, as torch.clamp's does.
+// factor * (derivative of order K of the above); at |v| == bound the gradient passes, as torch.clamp's does.
 template <Act A, int K, class T>
-GK_HD T bias_act_derivative(T factor, T u, T alpha, T gain, T clamp) {
-  const T d = factor * (gain * act_derivative<A, K>(u, alpha));
-  if (clamp < 0) return d;
+GK_HD T bias_act_derivative(T factor, T u, T alpha, T gain, T bound) {
   const T v = gain * act_derivative<A, 0>(u, alpha);
-  return (v >= -clamp && v <= clamp) ? d : T(0);
+  const T d = factor * (gain * act_derivative<A, K>(u, alpha));
+  return (v > bound || v < -bound) ? T(0) : d;
+}
+
+// Derivative of order K - 1, in y, of the slope f' written as a function of y = f(u), without a bound: what tells the
+// slope from the output alone. Exists for relu, lrelu (alpha >= 0), tanh and sigmoid with gain > 0.
+template <Act A, int K, class T>
+GK_HD T slope_of_output(T y, T alpha, T gain) {
+  if constexpr (A == Act::tanh || A == Act::sigmoid) {
+    if constexpr (K == 1)
+      return (A == Act::tanh ? (gain - y) * (gain + y) : y * (gain - y)) / gain;  // gain - y is exact
+    if constexpr (K == 2) return (A == Act::tanh ? -2 * y : gain - 2 * y) / gain;
+    return -2 / gain;
+  } else {
+    return gain * act_derivative<A == Act::relu ? Act::relu : Act::lrelu, K>(y, alpha);
+  }
+}
+
+GK_HD bool has_slope_of_output(Act act, double alpha, double gain, bool bounded) {
+  const bool whole = act == Act::relu || act == Act::tanh || act == Act::sigmoid || (act == Act::lrelu && alpha >= 0);
+  return whole && gain > 0 && !bounded;  // at a bound y is ambiguous, and a negative gain turns signs
 }
 
 // Piecewise linear: every derivative from the second on is zero.

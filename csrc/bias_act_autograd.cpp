@@ -21,25 +21,22 @@ struct Config {
   std::string act;
   double alpha, gain, clamp;
 
-  // y alone tells the sign of x + bias; not where a clamp makes |y| == clamp ambiguous or a negative factor turns signs.
-  bool output_suffices() const {
-    const Act a = parse_act(act);
-    return clamp < 0 && gain > 0 && (a == Act::relu || (a == Act::lrelu && alpha >= 0));
-  }
+  bool output_suffices() const { return has_slope_of_output(parse_act(act), alpha, gain, clamp >= 0); }
   bool needs_nothing() const { return act == "linear" && clamp < 0; }
 };
 
 Tensor call_value(const Tensor& x, const optional<Tensor>& bias, const Config& c) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("gankernels_native::bias_act", "")
-                       .typed<Tensor(const Tensor&, const optional<Tensor>&, int64_t, c10::string_view, double, double,
-                                     double)>();
+  static auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("gankernels_native::bias_act", "")
+          .typed<Tensor(const Tensor&, const optional<Tensor>&, int64_t, c10::string_view, double, double, double)>();
   return op.call(x, bias, c.dim, c.act, c.alpha, c.gain, c.clamp);
 }
 
 std::tuple<Tensor, Tensor> call_derivative(const Tensor& g, const optional<Tensor>& g_bias, const optional<Tensor>& h,
-                                           const optional<Tensor>& ref, const optional<Tensor>& bias, bool ref_is_output,
-                                           int64_t order, const Config& c, bool want_full, bool want_bias) {
+                                           const optional<Tensor>& ref, const optional<Tensor>& bias,
+                                           bool ref_is_output, int64_t order, const Config& c, bool want_full,
+                                           bool want_bias) {
   static auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("gankernels_native::bias_act_derivative", "")
@@ -87,7 +84,7 @@ struct BiasActFunction : torch::autograd::Function<BiasActFunction> {
     const bool from_output = c.output_suffices();
     optional<Tensor> ref, bias;
     if (from_output)
-      ref = saved[0].detach();
+      ref = saved[0];  // attached to x by its own graph: what depends on it flows back through there
     else if (!c.needs_nothing())
       ref = saved[0], bias = given(saved[1]);
     auto [gx, gb] = call_derivative(grads[0], {}, {}, ref, bias, from_output, 1, c, want_x, want_bias);
@@ -141,10 +138,12 @@ struct DerivativeFunction : torch::autograd::Function<DerivativeFunction> {
       if (needed[1]) out[1] = reduced;
     }
     if (needed[2]) out[2] = std::get<0>(derivative(whole_g(), order, true, false));
-    if ((needed[3] || needed[4]) && !ref_is_output && !piecewise_linear(parse_act(c.act))) {
+    const bool curved = !piecewise_linear(parse_act(c.act)) && !(ref_is_output && order == 3);
+    if ((needed[3] || needed[4]) && curved) {
       TORCH_CHECK(order < 3, "bias_act: the derivative of order 4 of ", c.act,
                   " is not supported by the compiled backends; use gankernels.backend('reference')");
-      auto [full, reduced] = derivative(h.defined() ? at::mul(whole_g(), h) : whole_g(), order + 1, needed[3], needed[4]);
+      auto [full, reduced] =
+          derivative(h.defined() ? at::mul(whole_g(), h) : whole_g(), order + 1, needed[3], needed[4]);
       if (needed[3]) out[3] = full;
       if (needed[4]) out[4] = reduced;
     }
@@ -157,10 +156,11 @@ Tensor bias_act_autograd(const Tensor& x, const optional<Tensor>& bias, int64_t 
   return BiasActFunction::apply(x, bias, Config{dim, std::string(act), alpha, gain, clamp});
 }
 
-std::tuple<Tensor, Tensor> bias_act_derivative_autograd(
-    const Tensor& g, const optional<Tensor>& g_bias, const optional<Tensor>& h, const optional<Tensor>& ref,
-    const optional<Tensor>& bias, bool ref_is_output, int64_t order, int64_t dim, c10::string_view act, double alpha,
-    double gain, double clamp, bool want_full, bool want_bias) {
+std::tuple<Tensor, Tensor> bias_act_derivative_autograd(const Tensor& g, const optional<Tensor>& g_bias,
+                                                        const optional<Tensor>& h, const optional<Tensor>& ref,
+                                                        const optional<Tensor>& bias, bool ref_is_output, int64_t order,
+                                                        int64_t dim, c10::string_view act, double alpha, double gain,
+                                                        double clamp, bool want_full, bool want_bias) {
   const auto out = DerivativeFunction::apply(g, g_bias, h, ref, bias, ref_is_output, order,
                                              Config{dim, std::string(act), alpha, gain, clamp}, want_full, want_bias);
   return {out[0], out[1]};
@@ -169,8 +169,7 @@ std::tuple<Tensor, Tensor> bias_act_derivative_autograd(
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
-  m.def(
-      "bias_act(Tensor x, Tensor? bias, int dim, str act, float alpha, float gain, float clamp) -> Tensor");
+  m.def("bias_act(Tensor x, Tensor? bias, int dim, str act, float alpha, float gain, float clamp) -> Tensor");
   m.def(
       "bias_act_derivative(Tensor g, Tensor? g_bias, Tensor? h, Tensor? ref, Tensor? bias, bool ref_is_output, "
       "int order, int dim, str act, float alpha, float gain, float clamp, bool want_full, bool want_bias) "

@@ -22,6 +22,7 @@ PYBIND11_MODULE(_C, m) {
     info["compiler"] = GANKERNELS_COMPILER;
     return info;
   });
-  m.def("cpu_capability", [] { return gk::isa_name(gk::active_isa()); },
-        "The instruction set that the CPU kernels use here: base, avx2 or avx512.");
+  m.def(
+      "cpu_capability", [] { return gk::isa_name(gk::active_isa()); },
+      "The instruction set that the CPU kernels use here: base, avx2 or avx512.");
 }

@@ -14,32 +14,15 @@
 
 namespace gk {
 
-template <class F>
-inline void with_act(Act act, F f) {
-#define GK_CASE(name) \
-  case Act::name:     \
-    return f(std::integral_constant<Act, Act::name>());
-  switch (act) {
-    GK_CASE(linear)
-    GK_CASE(relu)
-    GK_CASE(lrelu)
-    GK_CASE(tanh)
-    GK_CASE(sigmoid)
-    GK_CASE(elu)
-    GK_CASE(selu)
-    GK_CASE(softplus)
-    GK_CASE(swish)
-  }
-#undef GK_CASE
-}
-
-// (g + g_bias) * h * (derivative of f at ref + bias), to out and, unit by unit, to sums; any pointer but g may be null.
+// (g + g_bias) * h * (derivative of f at ref + bias, or slope of the output ref), to out and, unit by unit, to sums;
+// any pointer but g may be null.
 template <class T, class acc_t>
 struct BiasActDerivative {
   const T *g, *h, *ref;
   const acc_t *g_bias, *bias;
   T* out;
   double* sums;
+  bool ref_is_output;
 };
 
 }  // namespace gk
@@ -61,10 +44,6 @@ void each_unit(const ChannelRuns& runs, F f) {
   });
 }
 
-at::MemoryFormat format_of(const at::Tensor& x, int64_t dim) {
-  return dim == 1 ? x.suggest_memory_format() : at::MemoryFormat::Contiguous;
-}
-
 template <class T, class acc_t>
 std::vector<acc_t> write_out(const ChannelRuns& runs, const std::optional<at::Tensor>& values) {
   if (!values.has_value()) return {};
@@ -73,13 +52,13 @@ std::vector<acc_t> write_out(const ChannelRuns& runs, const std::optional<at::Te
 }
 
 at::Tensor bias_act_cpu(const at::Tensor& x, const std::optional<at::Tensor>& bias, int64_t dim, c10::string_view act,
-                    double alpha, double gain, double clamp) {
+                        double alpha, double gain, double clamp) {
   check_bias_act(x, bias, "bias", dim);
   const auto format = format_of(x, dim);
   const at::Tensor xc = x.contiguous(format);
   at::Tensor y = at::empty_like(xc);
   const ChannelRuns runs(xc, dim, format);
-  const ActParams params{alpha, gain, clamp};
+  const ActParams params{alpha, gain, clamp < 0 ? INFINITY : clamp};
   const Act a = parse_act(act);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "bias_act", [&] {
     using acc_t = at::opmath_type<scalar_t>;
@@ -102,14 +81,17 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
   check_same(ref, "ref", g);
   TORCH_CHECK(order >= 1 && order <= 3, "bias_act: derivative of order ", order, ", expected 1 to 3");
   const Act a = parse_act(act);
-  TORCH_CHECK(ref.has_value() || (a == Act::linear && clamp < 0 && order == 1), "bias_act: ref is needed for act ", act);
+  TORCH_CHECK(ref.has_value() || (a == Act::linear && clamp < 0 && order == 1), "bias_act: ref is needed for act ",
+              act);
   const auto format = format_of(ref.has_value() ? *ref : g, dim);
-  const auto whole = [&](const std::optional<at::Tensor>& t) { return t.has_value() ? t->contiguous(format) : at::Tensor(); };
+  const auto whole = [&](const std::optional<at::Tensor>& t) {
+    return t.has_value() ? t->contiguous(format) : at::Tensor();
+  };
   const at::Tensor gc = g.contiguous(format), hc = whole(h), rc = whole(ref);
   at::Tensor out = want_full ? at::empty_like(gc) : at::empty({0}, g.options());
   at::Tensor reduced = at::empty({want_bias ? g.size(dim) : 0}, g.options());
   const ChannelRuns runs(gc, dim, format);
-  const ActParams params{alpha, gain, clamp};
+  const ActParams params{alpha, gain, clamp < 0 ? INFINITY : clamp};
   std::vector<double> sums(want_bias ? runs.units * runs.sums() : 0, 0.0);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "bias_act_derivative", [&] {
     using acc_t = at::opmath_type<scalar_t>;
@@ -122,10 +104,9 @@ std::tuple<at::Tensor, at::Tensor> bias_act_derivative_cpu(
                                                gb.empty() ? nullptr : gb.data(),
                                                b.empty() ? nullptr : b.data(),
                                                want_full ? out.mutable_data_ptr<scalar_t>() : nullptr,
-                                               want_bias ? sums.data() : nullptr};
-    each_unit(runs, [&](int64_t unit) {
-      GK_ISA_CALL(gk, derivative_unit, runs, unit, d, a, order, params);
-    });
+                                               want_bias ? sums.data() : nullptr,
+                                               ref_is_output};
+    each_unit(runs, [&](int64_t unit) { GK_ISA_CALL(gk, derivative_unit, runs, unit, d, a, order, params); });
     if (want_bias) {
       const auto totals = runs.total(sums);
       std::copy(totals.begin(), totals.end(), reduced.mutable_data_ptr<scalar_t>());

@@ -10,34 +10,41 @@ struct RunBias {
   RunBias from(int64_t i) const { return {each ? each + i : nullptr, all}; }
 };
 
+template <class acc_t>
+inline void add_bias(const acc_t* x, RunBias<acc_t> b, acc_t* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] + (b.each ? b.each[i] : b.all);
+}
+
 template <Act A, class acc_t>
 inline void value_block(const acc_t* __restrict x, RunBias<acc_t> b, acc_t* __restrict y, int64_t n,
                         const ActParams& p) {
-  const acc_t alpha = p.alpha, gain = p.gain, clamp = p.clamp;
+  const acc_t alpha = p.alpha, gain = p.gain, bound = p.bound;
   if (b.each != nullptr) {
     const acc_t* __restrict each = b.each;
-    for (int64_t i = 0; i < n; ++i) y[i] = bias_act_value<A>(x[i] + each[i], alpha, gain, clamp);
+    for (int64_t i = 0; i < n; ++i) y[i] = bias_act_value<A>(x[i] + each[i], alpha, gain, bound);
   } else {
-    for (int64_t i = 0; i < n; ++i) y[i] = bias_act_value<A>(x[i] + b.all, alpha, gain, clamp);
+    for (int64_t i = 0; i < n; ++i) y[i] = bias_act_value<A>(x[i] + b.all, alpha, gain, bound);
   }
 }
 
 template <Act A, int K, class acc_t>
-inline void derivative_block(const acc_t* factor, const acc_t* __restrict ref, RunBias<acc_t> b, acc_t* out, int64_t n,
-                             const ActParams& p) {
-  const acc_t alpha = p.alpha, gain = p.gain, clamp = p.clamp;
-  if (b.each != nullptr) {
-    const acc_t* __restrict each = b.each;
-    for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], ref[i] + each[i], alpha, gain, clamp);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], ref[i] + b.all, alpha, gain, clamp);
-  }
+inline void derivative_block(const acc_t* factor, const acc_t* u, acc_t* out, int64_t n, const ActParams& p) {
+  const acc_t alpha = p.alpha, gain = p.gain, bound = p.bound;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = bias_act_derivative<A, K>(factor[i], u[i], alpha, gain, bound);
+}
+
+template <Act A, int K, class acc_t>
+inline void output_block(const acc_t* factor, const acc_t* y, acc_t* out, int64_t n, const ActParams& p) {
+  const acc_t alpha = p.alpha, gain = p.gain;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = factor[i] * slope_of_output<A, K>(y[i], alpha, gain);
 }
 
 template <class acc_t>
 using ValueBlock = void (*)(const acc_t*, RunBias<acc_t>, acc_t*, int64_t, const ActParams&);
 template <class acc_t>
-using DerivativeBlock = void (*)(const acc_t*, const acc_t*, RunBias<acc_t>, acc_t*, int64_t, const ActParams&);
+using DerivativeBlock = void (*)(const acc_t*, const acc_t*, acc_t*, int64_t, const ActParams&);
 
 template <class acc_t>
 ValueBlock<acc_t> value_block_of(Act act) {
@@ -47,12 +54,21 @@ ValueBlock<acc_t> value_block_of(Act act) {
 }
 
 template <class acc_t>
-DerivativeBlock<acc_t> derivative_block_of(Act act, int64_t order) {
+DerivativeBlock<acc_t> derivative_block_of(Act act, int64_t order, bool from_output) {
   DerivativeBlock<acc_t> block = nullptr;
   with_act(act, [&](auto a) {
-    block = order == 1   ? derivative_block<a.value, 1, acc_t>
-            : order == 2 ? derivative_block<a.value, 2, acc_t>
-                         : derivative_block<a.value, 3, acc_t>;
+    constexpr Act A = a.value;
+    if constexpr (A == Act::relu || A == Act::lrelu || A == Act::tanh || A == Act::sigmoid) {
+      if (from_output) {
+        block = order == 1   ? output_block<A, 1, acc_t>
+                : order == 2 ? output_block<A, 2, acc_t>
+                             : output_block<A, 3, acc_t>;
+        return;
+      }
+    }
+    block = order == 1   ? derivative_block<A, 1, acc_t>
+            : order == 2 ? derivative_block<A, 2, acc_t>
+                         : derivative_block<A, 3, acc_t>;
   });
   return block;
 }
@@ -95,8 +111,7 @@ void derivative_run(const BiasActDerivative<T, acc_t>& d, DerivativeBlock<acc_t>
     const int64_t m = std::min(kBlock, n - i), k = at + i;
     const acc_t* factor = as_acc(d.g + k, product, m);
     if (d.g_bias != nullptr) {
-      const RunBias<acc_t> here = gb.from(i);
-      for (int64_t j = 0; j < m; ++j) product[j] = factor[j] + (here.each ? here.each[j] : here.all);
+      add_bias(factor, gb.from(i), product, m);
       factor = product;
     }
     if (d.h != nullptr) {
@@ -108,7 +123,12 @@ void derivative_run(const BiasActDerivative<T, acc_t>& d, DerivativeBlock<acc_t>
     if constexpr (std::is_same_v<T, acc_t>)
       if (d.out != nullptr) result = d.out + k;
     if (d.ref != nullptr) {
-      block(factor, as_acc(d.ref + k, other, m), b.from(i), result, m, p);
+      const acc_t* u = as_acc(d.ref + k, other, m);
+      if (d.bias != nullptr) {
+        add_bias(u, b.from(i), other, m);
+        u = other;
+      }
+      block(factor, u, result, m, p);
     } else {
       for (int64_t j = 0; j < m; ++j) result[j] = factor[j] * acc_t(p.gain);
     }
@@ -124,7 +144,7 @@ void derivative_run(const BiasActDerivative<T, acc_t>& d, DerivativeBlock<acc_t>
 template <class T, class acc_t>
 void derivative_unit(const ChannelRuns& runs, int64_t unit, const BiasActDerivative<T, acc_t>& d, Act act,
                      int64_t order, const ActParams& p) {
-  const auto block = derivative_block_of<acc_t>(act, order);
+  const auto block = derivative_block_of<acc_t>(act, order, d.ref_is_output);
   double* sums = d.sums ? d.sums + unit * runs.sums() : nullptr;
   const bool each = runs.written_out();
   const acc_t g_bias = d.g_bias && !each ? d.g_bias[runs.channel(unit)] : acc_t(0);

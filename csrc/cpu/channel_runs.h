@@ -49,15 +49,23 @@ struct ChannelRuns {
     std::vector<acc_t> out;
     for (int64_t c = 0; c < channels; ++c) out.insert(out.end(), written_out() ? spread : 1, acc_t(values[c]));
     const size_t once = out.size();
+    if (once == 0) return out;
     while (int64_t(out.size()) < period) out.push_back(out[out.size() - once]);
     return out;
   }
   // The channels' totals of `partial`, [units, sums()].
   std::vector<double> total(const std::vector<double>& partial) const {
     std::vector<double> out(channels, 0.0);
-    for (int64_t u = 0; u < units; ++u)
-      for (int64_t i = 0, n = sums(); i < n; ++i)
-        out[written_out() ? i / spread % channels : channel(u)] += partial[u * n + i];
+    const double* p = partial.data();
+    for (int64_t u = 0; u < units; ++u) {
+      if (!written_out()) {
+        out[channel(u)] += *p++;
+        continue;
+      }
+      for (int64_t i = 0; i < period; i += channels * spread)
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t j = 0; j < spread; ++j) out[c] += *p++;
+    }
     return out;
   }
 };

@@ -1,6 +1,6 @@
 // Compiles GK_ISA_FILE once for each instruction set, in namespaces GK_ISA_SPACE::base, ::avx2 and ::avx512.
-// No include guard: a source file sets both macros and includes this once. convert_loops.h is there in each. The file named must include nothing itself:
-// a header first seen between these pragmas would be compiled for the wrong machine.
+// No include guard: a source file sets both macros and includes this once. convert_loops.h is there in each. The file
+// named must include nothing itself: a header first seen between these pragmas would be compiled for the wrong machine.
 #include <ATen/OpMathType.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>

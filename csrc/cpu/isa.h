@@ -27,9 +27,7 @@ namespace gk {
 
 enum class Isa { base, avx2, avx512 };
 
-inline const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "base";
-}
+inline const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "base"; }
 
 // GANKERNELS_CPU_CAPABILITY=base|avx2|avx512 lowers the choice (never raises it above what the CPU has).
 inline Isa detect_isa() {
@@ -57,9 +55,9 @@ inline Isa active_isa() {
 
 // Calls the copy of `function` (declared in the header given to foreach_isa.h) for this machine.
 #if GK_X86_TARGETS
-#define GK_ISA_CALL(space, function, ...)                                         \
-  (gk::active_isa() == gk::Isa::avx512 ? space::avx512::function(__VA_ARGS__)     \
-   : gk::active_isa() == gk::Isa::avx2 ? space::avx2::function(__VA_ARGS__)       \
+#define GK_ISA_CALL(space, function, ...)                                     \
+  (gk::active_isa() == gk::Isa::avx512 ? space::avx512::function(__VA_ARGS__) \
+   : gk::active_isa() == gk::Isa::avx2 ? space::avx2::function(__VA_ARGS__)   \
                                        : space::base::function(__VA_ARGS__))
 #else
 #define GK_ISA_CALL(space, function, ...) space::base::function(__VA_ARGS__)

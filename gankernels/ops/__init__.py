@@ -1,6 +1,18 @@
 """The operators. Each is the fastest kernel that runs on its tensors, differentiable, with a readable reference."""
 
+from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
+from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
-__all__ = ["bias_act", "downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d"]
+__all__ = [
+    "batch_norm_act",
+    "bias_act",
+    "conv2d",
+    "conv_transpose2d",
+    "downsample2d",
+    "filter2d",
+    "setup_filter",
+    "upfirdn2d",
+    "upsample2d",
+]

@@ -39,9 +39,18 @@ def rank(op: str, name: str, t: Tensor, n: int, shape: str) -> None:
 
 
 def finite(op: str, name: str, value: float) -> float:
+    # A comparison, not math.isfinite: torch.compile traces it on symbolic numbers.
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not -math.inf < value < math.inf:
         raise ValueError(f"{op}: {name} is {value!r}, expected a finite number")
-    return float(value)
+    return value * 1.0
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives operators on the device of `x`, or None where it is off."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def kept_format(x: Tensor, dim: int = 1) -> torch.memory_format:

@@ -1,0 +1,112 @@
+"""What the benchmarks share: providers of one operation, and the orders of derivative they are timed at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import gankernels
+
+ORDERS = ("forward", "forward+backward", "second order")
+
+
+@dataclass
+class Case:
+    """One operation at one shape: `make()` gives fresh inputs, `run(*inputs)` the output of a provider."""
+
+    label: str
+    make: Callable[[], list[Tensor]]
+    providers: dict[str, Callable[..., Tensor]]
+    bytes: int = 0  # that must move in forward
+    flops: int = 0  # of forward
+
+
+def ours(backend: str, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*inputs):
+        with gankernels.backend(backend):
+            return f(*inputs)
+
+    return run
+
+
+def device_of(provider: str) -> torch.device:
+    gpu = torch.cuda.is_available() and provider not in ("cpu",)
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def step(run: Callable[..., Tensor], inputs: list[Tensor], order: str) -> Callable[[], object]:
+    """A call without arguments that does `order` once."""
+    leaves = [t.detach().requires_grad_(order != "forward") for t in inputs]
+    if order == "forward":
+
+        def forward():
+            with torch.no_grad():
+                return run(*leaves)
+
+        return forward
+    with torch.no_grad():
+        cotangent = torch.randn_like(run(*leaves))
+    if order == "forward+backward":
+        return lambda: torch.autograd.grad(run(*leaves), leaves, cotangent)
+    cotangent.requires_grad_()
+
+    def second():
+        first = torch.autograd.grad(run(*leaves), leaves, cotangent, create_graph=True)
+        total = sum(g.square().sum() for g in first)
+        return torch.autograd.grad(total, [*leaves, cotangent], allow_unused=True)
+
+    return second
+
+
+def bench(benchmark, case: Case, provider: str, order: str) -> None:
+    if order == "second order" and provider.startswith("compile"):
+        pytest.skip("torch.compile has no second order")
+    reason = gankernels.why_not(provider, device_of(provider)) if provider in ("cpu", "cuda", "triton") else None
+    if reason:
+        pytest.skip(f"{provider}: {reason}")
+    inputs = [t.to(device_of(provider)) for t in case.make()]
+    run = step(case.providers[provider], inputs, order)
+    on_gpu = inputs[0].is_cuda
+
+    def timed():
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    timed()
+    benchmark.group = f"{case.label} {order}"
+    benchmark(timed)
+    if benchmark.stats and order == "forward":
+        seconds = benchmark.stats.stats.median
+        if case.bytes:
+            benchmark.extra_info["GB/s"] = round(case.bytes / seconds / 1e9, 2)
+        if case.flops:
+            benchmark.extra_info["GFLOP/s"] = round(case.flops / seconds / 1e9, 2)
+
+
+def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`f` through torch.compile, compiled at its first call."""
+    made = []
+
+    def run(*inputs):
+        if not made:
+            torch._dynamo.reset()
+            made.append(torch.compile(f, fullgraph=True, dynamic=False))
+        return made[0](*inputs)
+
+    return run
+
+
+def parametrize(cases: list[Case]):
+    """Every case x provider x order as a pytest parameter set named case, provider, order."""
+    sets = [
+        pytest.param(case, provider, order, id=f"{case.label}-{provider}-{order}".replace(" ", "_"))
+        for case in cases
+        for order in ORDERS
+        for provider in case.providers
+    ]
+    return pytest.mark.parametrize(("case", "provider", "order"), sets)

@@ -1,0 +1,132 @@
+"""Every benchmark case, its providers interleaved in one process: medians, ratios, a Markdown table.
+
+    python benchmarks/table.py [--only bias_act,conv2d] [--seconds 1.0] [--threads 2] [--write docs/cpu-benchmarks.md]
+
+A row is one case at one order of derivative; a ratio is the provider's time over ours: above 1 ours is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pathlib
+import platform
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import torch
+from bench_tools import ORDERS, Case, step
+
+HERE = pathlib.Path(__file__).parent
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    from gankernels import _C
+
+    return f"{model}, {torch.get_num_threads()} threads, {_C.cpu_capability()}, torch {torch.__version__}"
+
+
+def copy_bandwidth() -> float:
+    """GB/s read and written by a copy of 64 MiB."""
+    a = torch.empty(1 << 24).normal_()
+    b = torch.empty_like(a)
+    times = interleave({"copy": lambda: b.copy_(a)}, 0.5)["copy"]
+    return 2 * a.numel() * 4 / times / 1e9
+
+
+def matmul_peak() -> float:
+    """GFLOP/s of a float32 product of 1024 x 1024 matrices."""
+    a, b = torch.randn(2, 1024, 1024).unbind()
+    return 2 * 1024**3 / interleave({"mm": lambda: a @ b}, 0.5)["mm"] / 1e9
+
+
+def interleave(calls: dict, seconds: float) -> dict[str, float]:
+    """Median time of each, one call of each in turn until every one has had its share of `seconds`."""
+    times = {name: [] for name in calls}
+    for f in calls.values():
+        f()
+    end = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, f in calls.items():
+            start = time.perf_counter()
+            f()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def measure(case: Case, order: str, seconds: float, with_compile: bool) -> dict[str, float]:
+    calls = {}
+    for provider, run in case.providers.items():
+        if provider in ("cuda", "triton") or (
+            provider.startswith("compile") and (order == ORDERS[2] or not with_compile)
+        ):
+            continue
+        calls[provider] = step(run, case.make(), order)
+    return interleave(calls, seconds)
+
+
+def cases(only: list[str]) -> list[Case]:
+    found = []
+    for path in sorted(HERE.glob("bench_*.py")):
+        if path.stem == "bench_tools" or (only and path.stem.removeprefix("bench_") not in only):
+            continue
+        found += importlib.import_module(path.stem).CASES
+    return found
+
+
+def milliseconds(t: float) -> str:
+    return f"{t * 1e3:.3f}" if t < 1e-3 else f"{t * 1e3:.2f}"
+
+
+def rows(options) -> list[str]:
+    bandwidth, peak = copy_bandwidth(), matmul_peak()
+    lines = [
+        f"Measured on {machine()}: copy {bandwidth:.1f} GB/s (read + written), matmul {peak:.0f} GFLOP/s.",
+        "Medians of interleaved calls, in milliseconds. A ratio above 1 says that ours is faster.",
+        "",
+        "| case | order | ours | eager | eager / ours | compiled / ours | share of the limit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in cases(options.only):
+        for order in ORDERS:
+            t = measure(case, order, options.seconds, options.compile)
+            plain = min(v for k, v in t.items() if not k.startswith("compile") and k != "cpu")
+            best_compiled = [v for k, v in t.items() if k.startswith("compile")]
+            share = ""
+            if order == "forward":
+                floor = max(case.bytes / bandwidth / 1e9, case.flops / peak / 1e9)
+                share = f"{100 * floor / t['cpu']:.0f} %" if floor else ""
+            vs_compiled = f"{min(best_compiled) / t['cpu']:.2f}" if best_compiled else ""
+            lines.append(
+                f"| {case.label} | {order} | {milliseconds(t['cpu'])} | {milliseconds(plain)} | {plain / t['cpu']:.2f} "
+                f"| {vs_compiled} | {share} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", type=lambda s: s.split(","), default=[])
+    parser.add_argument("--seconds", type=float, default=0.5, help="a provider's time at each case and order")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    parser.add_argument("--write", type=pathlib.Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    lines = rows(options)
+    if options.write:
+        options.write.parent.mkdir(parents=True, exist_ok=True)
+        options.write.write_text("# Operators on the CPU beside plain PyTorch\n\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

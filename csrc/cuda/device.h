@@ -1,0 +1,101 @@
+// Between torch tensors and an operator's entries: pointers, the stream, errors. For bindings,
+// csrc/cuda/<op>_torch.cpp.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+
+#include "launch.h"
+#ifdef GANKERNELS_WITH_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace gk {
+
+// Tests run the launches of CPU tensors elsewhere: `begin` opens a call of `op`, `address` gives a tensor the device
+// address that kernels will see, and `run` takes the place of Launcher::run.
+struct Emulator {
+  void (*begin)(const char* op);
+  u64 (*address)(const void* storage, i64 storage_bytes, i64 start, i64 item_bytes, i64 dims, const i64* sizes,
+                 const i64* strides);
+  const char* (*run)(const Launcher* self, const Launch* launch);
+};
+
+Emulator& emulator();  // all null outside tests
+
+// The runner that an operator's .cu exports, or nullptr in a build without CUDA: GK_RUNNER(bias_act)
+#ifdef GANKERNELS_WITH_CUDA
+#define GK_DECLARE_RUNNER(op) extern "C" const char* gk_##op##_run(const gk::Launcher* self, const gk::Launch* launch)
+#define GK_RUNNER(op) (&gk_##op##_run)
+#else
+#define GK_DECLARE_RUNNER(op) static_assert(true, "")
+#define GK_RUNNER(op) nullptr
+#endif
+
+inline i64 dtype_code(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return kFloat32;
+    case at::kDouble:
+      return kFloat64;
+    case at::kHalf:
+      return kFloat16;
+    case at::kBFloat16:
+      return kBFloat16;
+    default:
+      TORCH_CHECK(false, "dtype: got ", tensor.scalar_type(), ", expected float32, float64, float16 or bfloat16");
+  }
+}
+
+// One call of an operator's entries, on the device and current stream of `like`.
+class Call {
+ public:
+  Call(const char* op, decltype(Launcher::run) run, const at::Tensor& like) : op_(op), emulated_(like.is_cpu()) {
+    if (emulated_) {
+      TORCH_CHECK(emulator().run, op, ": a CUDA kernel was called with tensors on ", like.device());
+      emulator().begin(op);
+      launcher_ = {emulator().run, nullptr};
+      return;
+    }
+#ifdef GANKERNELS_WITH_CUDA
+    guard_.emplace(like.device());
+    launcher_ = {run, c10::cuda::getCurrentCUDAStream(like.device().index()).stream()};
+#else
+    (void)run;
+    TORCH_CHECK(false, op, ": gankernels was built without CUDA (set GANKERNELS_CUDA=1 and reinstall)");
+#endif
+  }
+
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  // What an entry takes for a tensor; null for an undefined one.
+  void* pointer(const at::Tensor& tensor) const {
+    if (!tensor.defined()) return nullptr;
+    if (!emulated_) return tensor.data_ptr();
+    const i64 item = static_cast<i64>(tensor.element_size());
+    static_assert(sizeof(i64) == sizeof(int64_t), "sizes travel as i64");
+    return reinterpret_cast<void*>(emulator().address(
+        tensor.storage().data(), static_cast<i64>(tensor.storage().nbytes()), tensor.storage_offset() * item, item,
+        tensor.dim(), reinterpret_cast<const i64*>(tensor.sizes().data()),
+        reinterpret_cast<const i64*>(tensor.strides().data())));
+  }
+  void* pointer(const std::optional<at::Tensor>& tensor) const { return tensor ? pointer(*tensor) : nullptr; }
+
+  const Launcher* launcher() const { return &launcher_; }
+
+  // Raises what an entry returned.
+  void check(const char* error) const { TORCH_CHECK(!error, op_, ": ", error); }
+
+ private:
+  const char* op_;
+  bool emulated_;
+  Launcher launcher_ = {};
+#ifdef GANKERNELS_WITH_CUDA
+  std::optional<c10::cuda::CUDAGuard> guard_;
+#endif
+};
+
+}  // namespace gk

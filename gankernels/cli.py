@@ -1,0 +1,197 @@
+"""The command line: `gankernels train | generate | evaluate | demo | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import operator
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gankernels.errors import ConfigError, InputError, TrainingDiverged, need
+from gankernels.training import PRESETS, TrainConfig, load_generator, make_progress, train
+from gankernels.training.checkpoint import find
+from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
+from gankernels.training.networks import read
+
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+
+@dataclass
+class Train:
+    """Train a GAN; leaves samples, curves, metrics and checkpoints in a folder."""
+
+    config: TrainConfig
+    preset: Literal["demo", "dcgan"] | None = None
+    """Start from a named configuration; the options given beside it win."""
+    resume: Path | None = None
+    """Go on from a checkpoint, or from the newest one of a run's folder."""
+    overwrite: bool = False
+    """Replace an earlier run in the same folder."""
+
+    def run(self) -> int:
+        result = train(self.config, make_progress(), resume=self.resume, overwrite=self.overwrite)
+        if result.interrupted:
+            print(f"interrupted after step {result.step}; saved {result.checkpoint}")
+            print(f"continue with: gankernels train --resume {result.folder}")
+            return INTERRUPTED
+        print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
+        return 0
+
+
+@dataclass
+class Generate:
+    """Write pictures out of a trained generator."""
+
+    checkpoint: Path
+    """A checkpoint, or a run's folder for its newest one."""
+    what: Literal["images", "interpolation", "arithmetic"] = "images"
+    """Single images, walks between latents, or the 3x3 grid around a - b + c."""
+    out: Path | None = None
+    """Folder to write to; generated/ beside the run's checkpoints unless given."""
+    seed: int = 0
+    """Image number i of a seed is always the same image."""
+    count: int = 64
+    """images: how many. interpolation: how many walks."""
+    steps: int = 10
+    """interpolation: pictures a walk."""
+    a: tuple[int, ...] = (0, 1, 2)
+    """arithmetic: numbers of the images whose mean latent is added."""
+    b: tuple[int, ...] = (3, 4, 5)
+    """arithmetic: numbers of the images whose mean latent is taken away."""
+    c: tuple[int, ...] = (6, 7, 8)
+    """arithmetic: numbers of the images whose mean latent is added."""
+    noise: float = 0.25
+    """arithmetic: half-width of the uniform noise around the centre."""
+    average: bool = True
+    """Use the moving average of the generator's weights."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes cuda where there is one."""
+
+    def run(self) -> int:
+        for name, least in (("count", 1), ("steps", 2), ("noise", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        file = find(self.checkpoint)
+        device = TrainConfig(device=self.device).torch_device()
+        generator, _ = load_generator(file, device, average=self.average)
+        out = file.parent.parent / "generated" if self.out is None else self.out
+        if self.what == "images":
+            path = write_images(generator, out, self.seed, self.count)
+        elif self.what == "interpolation":
+            path = write_interpolation(generator, out, self.seed, self.count, self.steps)
+        else:
+            path = write_arithmetic(generator, out, self.seed, self.a, self.b, self.c, self.noise)
+        print(f"wrote {path}")
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Print the kernel inception distance (on EfficientNet-Lite0 features) of generated to real images."""
+
+    checkpoint: Path
+    """A checkpoint, or a run's folder for its newest one."""
+    data: str | None = None
+    """Real images; those of the run unless given."""
+    count: int = 1000
+    """How many images of either kind."""
+    seed: int = 0
+    """Seeds latents and the choice of real images."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes cuda where there is one."""
+
+    def run(self) -> int:
+        from gankernels.training.evaluate import kid_of_checkpoint
+
+        if self.count < 2:
+            raise ConfigError(f"count must be at least 2, got {self.count}")
+        device = TrainConfig(device=self.device).torch_device()
+        value = kid_of_checkpoint(self.checkpoint, self.data, self.count, self.seed, device)
+        print(f"KID {value:.5f} on EfficientNet-Lite0 features of {self.count} generated and as many real images")
+        return 0
+
+
+@dataclass
+class Demo:
+    """Show doctor, time our operators beside PyTorch's, and train the preset demo."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run; an earlier demo in it is replaced."""
+
+    def run(self) -> int:
+        from gankernels.training.demo import demo
+
+        return demo(self.out)
+
+
+@dataclass
+class Doctor:
+    """Tell what this machine has, and which backends of which operators work on it."""
+
+    def run(self) -> int:
+        from gankernels import _doctor
+
+        print(_doctor.report())
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code: 0; 1 where a run diverged; 2 where what was asked cannot be; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments == ["doctor"]:  # must work without the optional packages whose absence it may have to tell
+            return Doctor().run()
+        return _parse(arguments).run()
+    except InputError as error:
+        print(f"gankernels: {error}", file=sys.stderr)
+        return USER_ERROR
+    except TrainingDiverged as error:
+        print(f"gankernels: training diverged at {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("gankernels: interrupted at once; nothing was saved after the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor:
+    tyro = need("tyro", "train")
+    start = Train(_starting_config(arguments)) if arguments[:1] == ["train"] else Train(TrainConfig())
+    commands = {"train": Train, "generate": Generate, "evaluate": Evaluate, "demo": Demo, "doctor": Doctor}
+    types = [
+        Annotated[kind, tyro.conf.subcommand(name, default=start) if kind is Train else tyro.conf.subcommand(name)]
+        for name, kind in commands.items()
+    ]
+    return tyro.cli(
+        functools.reduce(operator.or_, types),
+        prog="gankernels",
+        description="Train GANs composed of gankernels' operators, and look at what they learned.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _starting_config(arguments: list[str]) -> TrainConfig:
+    """The defaults of `train`'s options: those of the preset or of the checkpoint that the arguments name."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset")
+    early.add_argument("--resume", type=Path)
+    try:
+        given, _ = early.parse_known_args(arguments[1:])
+    except argparse.ArgumentError:  # an option without its value: the parser proper says so
+        return TrainConfig()
+    if given.resume is None:
+        return PRESETS.get(given.preset, TrainConfig())
+    if given.preset is not None:
+        raise ConfigError("--preset and --resume exclude each other: a resumed run keeps its configuration")
+    file, _, stored = read(given.resume)
+    # The run goes on where it lies, also after its folder was moved.
+    return dataclasses.replace(stored, out=file.parent.parent)

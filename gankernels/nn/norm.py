@@ -1,0 +1,58 @@
+"""Normalisations that carry their activation."""
+
+import torch
+from torch import Tensor
+
+from gankernels import ops
+
+
+class BatchNormAct2d(torch.nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` and an activation in one pass, `ops.batch_norm_act` as a module.
+
+    Arguments, parameters, buffers and state-dict names are PyTorch's; act and alpha are those of `ops.bias_act`, gain
+    is 1 unless given. `momentum=None` keeps the cumulative average, as PyTorch's.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        act: str = "linear",
+        alpha: float | None = None,
+        gain: float = 1.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.act, self.alpha, self.gain = act, alpha, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same."""
+        self._check_input_dim(x)
+        momentum = self.momentum
+        track = self.training and self.track_running_stats
+        if track and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        use_batch = self.training or self.running_mean is None
+        running = (self.running_mean, self.running_var) if track or not use_batch else (None, None)
+        return ops.batch_norm_act(
+            x,
+            self.weight,
+            self.bias,
+            *running,
+            training=use_batch,
+            momentum=0.0 if momentum is None else momentum,
+            eps=self.eps,
+            act=self.act,
+            alpha=self.alpha,
+            gain=self.gain,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, act={self.act}"

@@ -1,0 +1,194 @@
+"""conv2d and conv_transpose2d: PyTorch's, with every derivative a convolution of its own that runs only when asked for.
+
+Both are derivatives of one trilinear form in the weight and two images, `small` (the convolution's result) and `large`
+(its input); so are their gradients, of every order. The backends take `size`, the result's rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankernels import _backend
+from gankernels.ops import _check, conv2d_op  # noqa: F401  registers the compiled operators' fakes and vmap rules
+
+Pair = int | Sequence[int]
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlate each image with a bank of filters: ``torch.nn.functional.conv2d``.
+
+    Args:
+        x: [N, I, H, W]; float16, bfloat16, float32 or float64; N may be 0.
+        weight: [O, I / groups, kh, kw], dtype and device of x.
+        bias: [O] or None.
+        stride: step between the samples kept; an int or [rows, columns], as are padding and dilation.
+        padding: zeros added at every side; "valid" is 0, "same" keeps H and W (stride 1).
+        dilation: distance between taps.
+        groups: channels are cut into so many independent convolutions.
+
+    Returns: [N, O, (H + 2 padding - dilation (kh - 1) - 1) // stride + 1, ...]; channels_last if x or weight is, else
+        contiguous. Differentiable in x, weight and bias, to any order; a gradient that is not asked for is not
+        computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
+    Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
+    """
+    op = "conv2d"
+    x, weight, bias = _operands(op, x, weight, bias)
+    stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
+    groups = _groups(op, groups, x, weight, weight.shape[1] * groups, weight.shape[0])
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected [{weight.shape[0]}] (weight.shape[0])")
+    if isinstance(padding, str):
+        x, padding = _named_padding(op, padding, x, weight, stride, dilation)
+    padding = _pair(op, "padding", padding, 0)
+    size = [
+        (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1) // stride[d] + 1 for d in (0, 1)
+    ]
+    _check_size(op, size, x, weight)
+    return _backend.pick(op, x)(x, weight, bias, stride, padding, dilation, groups, size)
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+) -> Tensor:
+    """Add up a filter for every input sample, `stride` apart: ``torch.nn.functional.conv_transpose2d``.
+
+    Strides run as `stride` x `stride` convolutions of the samples themselves: no inserted zero is multiplied.
+
+    Args:
+        x: [N, I, H, W]; float16, bfloat16, float32 or float64; N may be 0.
+        weight: [I, O / groups, kh, kw], dtype and device of x.
+        bias: [O] or None.
+        stride: distance of neighbouring samples' filters in the result; an int or [rows, columns], as are the next.
+        padding: rows and columns cut off at every side.
+        output_padding: rows and columns more at the end; below the larger of stride and dilation.
+        groups: channels are cut into so many independent convolutions.
+        dilation: distance between taps.
+
+    Returns: [N, O, (H - 1) stride - 2 padding + dilation (kh - 1) + 1 + output_padding, ...]; channels_last if x or
+        weight is, else contiguous. Differentiable in x, weight and bias, to any order; a gradient that is not asked
+        for is not computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
+    Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
+    """
+    op = "conv_transpose2d"
+    x, weight, bias = _operands(op, x, weight, bias)
+    stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
+    padding, extra = _pair(op, "padding", padding, 0), _pair(op, "output_padding", output_padding, 0)
+    groups = _groups(op, groups, x, weight, weight.shape[0], weight.shape[0])
+    channels = weight.shape[1] * groups
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected [{channels}] (weight.shape[1] * groups)")
+    for d in (0, 1):
+        if extra[d] >= max(stride[d], dilation[d]):
+            raise ValueError(
+                f"{op}: output_padding is {extra}, expected less than the larger of stride {stride} and dilation "
+                f"{dilation}"
+            )
+    size = [
+        (x.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1 + extra[d]
+        for d in (0, 1)
+    ]
+    _check_size(op, size, x, weight)
+    return _backend.pick(op, x)(x, weight, bias, stride, padding, dilation, groups, size)
+
+
+def _operands(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The three tensors, checked, in autocast's dtype where it is on."""
+    _check.floating(op, "x", x)
+    dtype = _check.autocast_dtype(x)
+    if dtype is not None:
+        x, weight, bias = (
+            t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
+            for t in (x, weight, bias)
+        )
+    _check.like(op, "weight", weight, x)
+    _check.rank(op, "x", x, 4, "[N, C, H, W]")
+    shape = "[I, O / groups, kh, kw]" if op == "conv_transpose2d" else "[O, I / groups, kh, kw]"
+    _check.rank(op, "weight", weight, 4, shape)
+    for name, t, sizes in (("x", x, x.shape[1:]), ("weight", weight, weight.shape)):
+        if any(n == 0 for n in sizes):
+            raise ValueError(f"{op}: {name} has shape {list(t.shape)}, expected no empty dimension but the batch")
+    if bias is not None:
+        _check.like(op, "bias", bias, x)
+        _check.rank(op, "bias", bias, 1, "[O]")
+    return x, weight, bias
+
+
+def _pair(op: str, name: str, value: Pair, least: int) -> list[int]:
+    """[rows, columns] of an int or a sequence of one or two, each at least `least`."""
+    pair = list(value) if isinstance(value, (list, tuple, torch.Size)) else [value]
+    if len(pair) == 1:
+        pair = pair * 2
+    whole = all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in pair)
+    if len(pair) != 2 or not whole or any(v < least for v in pair):
+        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of {least} or more, or two (rows, columns)")
+    return pair
+
+
+def _groups(op: str, groups: int, x: Tensor, weight: Tensor, channels: int, divided: int) -> int:
+    """`groups`, which must divide `divided` and fit x to the `channels` that the weight takes."""
+    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+        raise ValueError(f"{op}: groups is {groups!r}, expected an integer of 1 or more")
+    if divided % groups:
+        raise ValueError(f"{op}: groups is {groups}, expected a divisor of weight.shape[0], which is {divided}")
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"{op}: x has {x.shape[1]} channels, expected {channels} as weight {list(weight.shape)} in {groups} groups"
+        )
+    return groups
+
+
+def _named_padding(op, padding, x, weight, stride, dilation):
+    """x and the padding that "valid" or "same" means; an odd total puts its last row or column after x."""
+    if padding == "valid":
+        return x, 0
+    if padding != "same":
+        raise ValueError(f"{op}: padding is {padding!r}, expected integers, 'valid' or 'same'")
+    if max(stride) > 1:
+        raise ValueError(f"{op}: padding is 'same', which needs stride 1, got {stride}")
+    total = [dilation[d] * (weight.shape[2 + d] - 1) for d in (0, 1)]
+    if total[0] % 2 or total[1] % 2:
+        x = F.pad(x, [0, total[1] % 2, 0, total[0] % 2])
+    return x, [t // 2 for t in total]
+
+
+def _check_size(op: str, size: list[int], x: Tensor, weight: Tensor) -> None:
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(
+            f"{op}: the result would have {size[0]} rows and {size[1]} columns, expected 1 or more; "
+            f"x is {list(x.shape)}, weight is {list(weight.shape)}: check padding, dilation and stride"
+        )
+
+
+def reference(x, weight, bias, stride, padding, dilation, groups, size):
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def reference_transpose(x, weight, bias, stride, padding, dilation, groups, size):
+    extra = [
+        size[d] - ((x.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1)
+        for d in (0, 1)
+    ]
+    return F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
+
+
+_backend.register("conv2d", reference=reference, cpu=_backend.native("conv2d"))
+_backend.register("conv_transpose2d", reference=reference_transpose, cpu=_backend.native("conv_transpose2d"))

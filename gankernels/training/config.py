@@ -1,0 +1,166 @@
+"""What a training run is made of, and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gankernels.errors import ConfigError
+from gankernels.losses.gan import OBJECTIVES, objective
+
+
+def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} must be {expected}, got {getattr(config, name)!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run; the defaults are those of the published DCGAN, at 32x32."""
+
+    model: str = "dcgan"
+    """gan, gan-maxout, gan-conv or dcgan."""
+    data: str = "fashion-mnist"
+    """fashion-mnist, emoji, emoji:CATEGORY, or the path of an image folder or zip file."""
+    out: Path | None = None
+    """Folder of the run; runs/MODEL-DATA-RESOLUTION unless given."""
+    resolution: int = 32
+    """Side of the images in pixels."""
+    channels: int | None = None
+    """1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; unless given 1 for fashion-mnist and 3 for everything else."""
+    mirror: bool = False
+    """Show each image flipped left to right half of the time."""
+    width: int | None = None
+    """Feature maps of the layer at the highest resolution; unless given the model's own."""
+    z_dim: int | None = None
+    """Length of the latent vector; unless given the model's own."""
+    latent: Literal["normal", "uniform"] | None = None
+    """Latent distribution, N(0, 1) or uniform in [-1, 1]; unless given the model's own."""
+    objective: Literal["gan", "gan-ns", "lsgan", "wgan", "hinge"] = "gan-ns"
+    """Loss: gan is the saturating form, gan-ns the non-saturating one."""
+    images: int = 1_000_000
+    """Length of the run in real images shown to the discriminator."""
+    minutes: float | None = None
+    """Stop sooner, and regularly, once this many minutes of training have passed."""
+    batch: int = 64
+    """Real images of a step."""
+    d_steps: int = 1
+    """Discriminator steps to one generator step."""
+    lr: float = 2e-4
+    """Adam's learning rate, of both networks."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates, of both networks."""
+    clip: float | None = None
+    """Clip the discriminator's weights to +-this after each of its steps; unless given the objective's (wgan: 0.01)."""
+    ema: float = 10_000
+    """Half-life, in images, of the generator's moving average; 0 samples from the generator itself."""
+    ema_rampup: float = 0.05
+    """The half-life is at most this part of the images seen so far."""
+    seed: int = 0
+    """Seeds initial weights, order of the data, latents and every other draw."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes cuda where there is one."""
+    backend: Literal["auto", "cpu", "cuda", "triton", "reference"] = "auto"
+    """Force one backend of our operators; auto is the documented rule."""
+    sample_every: int = 20_000
+    """Images between sample grids."""
+    checkpoint_every: int = 50_000
+    """Images between checkpoints."""
+    log_every: int = 1_280
+    """Images between lines of metrics.jsonl."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones; 0 keeps all."""
+
+    def check(self) -> None:
+        """Raise ConfigError that names the first field out of its range."""
+        for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("channels", "width", "z_dim"):
+            _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        for name in ("ema", "ema_rampup", "keep", "seed"):
+            _check(self, name, getattr(self, name) >= 0, "at least 0")
+        _check(self, "lr", 0 < self.lr < float("inf"), "over 0")
+        _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        _check(self, "clip", self.clip is None or self.clip > 0, "over 0")
+        _check(self, "minutes", self.minutes is None or self.minutes > 0, "over 0")
+        _check(self, "objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
+
+    @property
+    def steps(self) -> int:
+        """Generator steps of the whole run."""
+        return -(-self.images // self.images_per_step)
+
+    @property
+    def images_per_step(self) -> int:
+        return self.batch * self.d_steps
+
+    @property
+    def weight_clip(self) -> float | None:
+        return objective(self.objective).weight_clip if self.clip is None else self.clip
+
+    def folder(self) -> Path:
+        if self.out is not None:
+            return self.out
+        stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(self.data).stem)
+        return Path("runs") / f"{self.model}-{stem}-{self.resolution}"
+
+    def torch_device(self) -> torch.device:
+        """The device of the run; raises ConfigError where it cannot be had."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device {self.device!r} cannot be used ({reason}); take cpu or cuda") from error
+        return device
+
+    def to_json(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return values | {"out": None if self.out is None else str(self.out), "betas": list(self.betas)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_json`; raises TypeError on missing or unknown fields."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise TypeError(f"fields differ: {', '.join(sorted(set(values) ^ names))}")
+        out = None if values["out"] is None else Path(values["out"])
+        return cls(**values | {"out": out, "betas": tuple(values["betas"])})
+
+
+FREE_ON_RESUME = frozenset(
+    ["out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"]
+)
+"""Fields that a resumed run may set anew; the others decide what it computes and stay those of the checkpoint."""
+
+PRESETS = {
+    "demo": TrainConfig(
+        out=Path("runs/demo"),
+        width=32,
+        batch=32,
+        images=240_000,
+        minutes=6,
+        sample_every=12_000,
+        checkpoint_every=48_000,
+    ),
+    "dcgan": TrainConfig(resolution=64, data="emoji", mirror=True),
+}
+"""Named starting points of `gankernels train --preset NAME`; every field can still be set."""
+
+
+def resumed(stored: TrainConfig, asked: TrainConfig) -> TrainConfig:
+    """The configuration of a resumed run: `asked`, which may differ from `stored` in FREE_ON_RESUME alone."""
+    for field in dataclasses.fields(TrainConfig):
+        before, now = getattr(stored, field.name), getattr(asked, field.name)
+        if before != now and field.name not in FREE_ON_RESUME:
+            raise ConfigError(
+                f"--{field.name} is {before!r} in the checkpoint and cannot become {now!r} on resuming; "
+                f"leave it out, or start a new run"
+            )
+    return asked

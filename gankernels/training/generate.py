@@ -1,0 +1,107 @@
+"""Pictures out of a trained generator: images, latent interpolation, latent arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gankernels.data.dataset import keyed_generator
+from gankernels.errors import ConfigError
+from gankernels.training import pictures
+
+
+def latents(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor:
+    """float32 [len(numbers), z_dim]: latent number i of a seed is the same however many others are drawn."""
+    return torch.cat([generator.sample_z(1, keyed_generator("generate", seed, i)) for i in numbers])
+
+
+@torch.no_grad()
+def render(generator: nn.Module, z: Tensor, batch: int = 64) -> Tensor:
+    """Images [N, C, R, R] of latents [N, z_dim], computed in parts on the generator's device, on the CPU."""
+    device = next(generator.parameters()).device
+    return torch.cat([generator(part.to(device)).cpu() for part in z.split(batch)])
+
+
+def interpolate(start: Tensor, end: Tensor, weights: Tensor, *, spherical: bool) -> Tensor:
+    """Latents [len(weights), z_dim] from start [z_dim] (weight 0) to end (weight 1).
+
+    Spherical: along the great circle of the directions while the lengths change linearly, as fits normal latents, whose
+    lengths hardly vary (White 2016, arXiv 1609.04468). Linear otherwise, and where the directions are (anti)parallel.
+    """
+    t = weights[:, None]
+    straight = start + t * (end - start)
+    if not spherical:
+        return straight
+    lengths = start.norm(), end.norm()
+    a, b = start / lengths[0], end / lengths[1]
+    angle = torch.arccos((a @ b).clamp(-1, 1))
+    if not torch.sin(angle) > 1e-4:
+        return straight
+    directions = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    return directions * (lengths[0] + t * (lengths[1] - lengths[0]))
+
+
+def arithmetic(a: Tensor, b: Tensor, c: Tensor, noise: float, seed: int) -> Tensor:
+    """Latents [9, z_dim]: at the centre (index 4) mean(a) - mean(b) + mean(c) of latents [n, z_dim] each; around it the
+    same with uniform noise in [-noise, noise] added (Radford et al. 2015, arXiv 1511.06434, figure 7)."""
+    centre = a.mean(0) - b.mean(0) + c.mean(0)
+    draws = torch.rand(9, centre.numel(), generator=keyed_generator("arithmetic", seed)) * 2 - 1
+    draws[4] = 0
+    return centre + noise * draws
+
+
+def write_images(generator: nn.Module, out: Path, seed: int, count: int) -> Path:
+    """Write images 0 .. count - 1 of the seed as out/images/NNNNN.png, and a grid of the first 64; returns the grid."""
+    folder = make_folder(out / "images")
+    images = render(generator, latents(generator, seed, range(count)))
+    for i, pixels in enumerate(pictures.to_bytes(images)):
+        pictures.picture(pixels).save(folder / f"{i:05}.png")
+    return _save(pictures.grid(images[:64], min(8, count)), out / "images.png")
+
+
+def write_interpolation(generator: nn.Module, out: Path, seed: int, rows: int, columns: int) -> Path:
+    """Write a grid whose every row walks from one latent to another; returns its path."""
+    ends = latents(generator, seed, range(2 * rows))
+    weights = torch.linspace(0, 1, columns)
+    spherical = generator.latent == "normal"
+    z = [interpolate(ends[2 * i], ends[2 * i + 1], weights, spherical=spherical) for i in range(rows)]
+    return _save(pictures.grid(render(generator, torch.cat(z)), columns), make_folder(out) / "interpolation.png")
+
+
+def write_arithmetic(
+    generator: nn.Module, out: Path, seed: int, a: Sequence[int], b: Sequence[int], c: Sequence[int], noise: float
+) -> Path:
+    """Write a 3x3 grid around a - b + c, of image numbers of the seed, and beside it the images and means behind it.
+
+    Returns the path of the 3x3 grid.
+
+    Raises:
+        ConfigError: one of the lists is empty.
+    """
+    if not (a and b and c):
+        raise ConfigError("a, b and c must each name at least one image number")
+    parts = [latents(generator, seed, numbers) for numbers in (a, b, c)]
+    folder = make_folder(out)
+    width = max(len(part) for part in parts)
+    # A row of sources, its last picture that of the mean; short rows are padded with it.
+    rows = [torch.cat([part, part.mean(0).expand(width - len(part) + 1, -1)]) for part in parts]
+    _save(pictures.grid(render(generator, torch.cat(rows)), width + 1), folder / "arithmetic-sources.png")
+    z = arithmetic(*parts, noise, seed)
+    return _save(pictures.grid(render(generator, z), 3), folder / "arithmetic.png")
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents; raises ConfigError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {path} ({error.strerror}); name another folder") from error
+    return path
+
+
+def _save(image, path: Path) -> Path:
+    image.save(path)
+    return path

@@ -1,0 +1,241 @@
+"""A run from its first or a saved step to its end: schedule, files, interruptions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import gankernels
+from gankernels import data
+from gankernels.errors import CheckpointError, ConfigError, TrainingDiverged
+from gankernels.training import pictures
+from gankernels.training.checkpoint import all_checkpoints, checkpoint_path, save, tidy
+from gankernels.training.config import TrainConfig, resumed
+from gankernels.training.metrics_log import MetricsLog, read_metrics
+from gankernels.training.networks import build, load_networks, read
+from gankernels.training.progress import Progress, Speed, Status
+from gankernels.training.trainer import Trainer
+
+SAMPLES = 64
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run ended: its folder, last checkpoint and step, and whether it was interrupted."""
+
+    folder: Path
+    checkpoint: Path
+    step: int
+    images: int
+    seconds: float
+    interrupted: bool
+
+
+def train(config: TrainConfig, progress: Progress, *, resume: Path | None = None, overwrite: bool = False) -> Result:
+    """Train, and leave in config.folder(): config.json, metrics.jsonl, checkpoints/, samples/, samples.gif,
+    samples-over-time.png and curves.png.
+
+    SIGINT (Ctrl-C) and SIGTERM end the run after the step in hand with a checkpoint; a second Ctrl-C ends it at once.
+
+    Args:
+        config: the run; on resuming it may differ from the checkpoint's in `FREE_ON_RESUME` alone.
+        progress: shows the run; it is closed in the end.
+        resume: a checkpoint or a run's folder to go on from, on the CPU bit for bit.
+        overwrite: delete the pictures, metrics and checkpoints of an earlier run in the same folder.
+
+    Raises:
+        InputError: the run cannot start, said before its first step.
+        TrainingDiverged: a loss or gradient became NaN or infinite; the message names step, parameter and the last
+            checkpoint, which is kept.
+    """
+    try:
+        with contextlib.nullcontext() if config.backend == "auto" else gankernels.backend(config.backend):
+            run = _start(config, progress, resume, overwrite)
+            with _interruptible() as interrupted:
+                return run.go(interrupted)
+    finally:
+        progress.close()
+
+
+def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwrite: bool) -> _Run:
+    config.check()
+    config.torch_device()
+    folder = config.folder()
+    if resume is None:
+        channels = config.channels or data.default_channels(config.data)
+        networks = build(config, channels)
+        if all_checkpoints(folder) and not overwrite:
+            raise ConfigError(
+                f"{folder} already holds a run; continue it with --resume {folder}, replace it with --overwrite, "
+                f"or name another folder with --out"
+            )
+    else:
+        file, state, stored = read(resume)
+        config = resumed(stored, config)
+        channels = state["channels"]
+        networks = load_networks(file, state, config)
+        newest = all_checkpoints(folder)[-1:]
+        if newest and newest[0].stem > file.stem and newest[0].parent.resolve() == file.parent.resolve():
+            raise CheckpointError(
+                f"{folder} holds the newer checkpoint {newest[0].name}; resume that one, or branch off from "
+                f"{file.name} with --out FOLDER"
+            )
+    images = data.load(config.data, resolution=config.resolution, channels=channels)
+    for note in images.notes:
+        progress.say(note)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(config, images, *networks)
+    _check_backend(trainer)
+    seconds, history = 0.0, []
+    if resume is not None:
+        for note in trainer.load(state, str(file)):
+            progress.say(note)
+        seconds = state["seconds"]
+        history = read_metrics(file.parent.parent / "metrics.jsonl", until=trainer.step_count)
+        progress.say(f"resuming {file} at step {trainer.step_count}, {trainer.images} images")
+    elif overwrite:
+        _clear(folder)
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}); name another folder with --out") from error
+    for path in (folder / "samples").glob("*.png"):
+        if path.stem.isdigit() and int(path.stem) > trainer.step_count:
+            path.unlink()
+    (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+    return _Run(trainer, folder, MetricsLog(folder, history), progress, seconds)
+
+
+class _Run:
+    def __init__(self, trainer: Trainer, folder: Path, log: MetricsLog, progress: Progress, seconds: float) -> None:
+        self.trainer, self.folder, self.log, self.progress = trainer, folder, log, progress
+        self.before, self.began = seconds, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, earlier sittings included."""
+        return self.before + time.monotonic() - self.began
+
+    def go(self, interrupted: threading.Event) -> Result:
+        trainer, config = self.trainer, self.trainer.config
+        limit = float("inf") if config.minutes is None else 60 * config.minutes
+        speed = Speed(trainer.images)
+        saved = None
+        try:
+            if trainer.step_count == 0:
+                self.draw()
+            while trainer.step_count < config.steps and self.seconds < limit and not interrupted.is_set():
+                before = trainer.images
+                self.step()
+                if _passed(config.log_every, before, trainer.images):
+                    self.show(speed, limit)
+                if _passed(config.sample_every, before, trainer.images):
+                    self.draw()
+                if _passed(config.checkpoint_every, before, trainer.images):
+                    saved = self.save()
+            if saved != checkpoint_path(self.folder, trainer.step_count):
+                saved = self.save()
+            stopped = interrupted.is_set() and trainer.step_count < config.steps
+            if not stopped:
+                self.finish()
+        finally:
+            self.log.close()
+        return Result(self.folder, saved, trainer.step_count, trainer.images, self.seconds, stopped)
+
+    def step(self) -> None:
+        try:
+            self.trainer.step()
+        except TrainingDiverged as error:
+            kept = all_checkpoints(self.folder)[-1:]
+            where = f"the last good checkpoint is {kept[0]}" if kept else "there was no checkpoint yet"
+            raise TrainingDiverged(f"{error}; {where}") from error
+
+    def show(self, speed: Speed, limit: float) -> None:
+        trainer = self.trainer
+        rate = speed.at(trainer.images)
+        means = trainer.take_metrics()
+        line = {"step": trainer.step_count, "images": trainer.images, **means}
+        self.log.write(line | {"images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})
+        total = trainer.config.steps * trainer.config.images_per_step
+        left = min((total - trainer.images) / rate, limit - self.seconds)
+        self.progress.update(
+            Status(trainer.step_count, trainer.images, total, means["d_loss"], means["g_loss"], rate, max(left, 0.0))
+        )
+
+    def draw(self) -> None:
+        trainer = self.trainer
+        image = pictures.grid(trainer.samples(SAMPLES), COLUMNS)
+        image.save(self.folder / "samples" / f"{trainer.step_count:08}.png")
+        self.log.picture("samples", image, trainer.step_count)
+
+    def save(self) -> Path:
+        path = checkpoint_path(self.folder, self.trainer.step_count)
+        save(path, self.trainer.state() | {"seconds": self.seconds})
+        tidy(self.folder, self.trainer.config.keep)
+        return path
+
+    def finish(self) -> None:
+        """The last grid, the curves and the history of the samples."""
+        self.draw()
+        pictures.curves(self.log.lines, self.folder / "curves.png")
+        frames = sorted(path for path in (self.folder / "samples").glob("*.png") if path.stem.isdigit())
+        gif, strip = self.folder / "samples.gif", self.folder / "samples-over-time.png"
+        pictures.history(frames, gif, strip, rows=-(-SAMPLES // COLUMNS))
+
+
+def _passed(every: int, before: int, now: int) -> bool:
+    return before // every < now // every
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else, from a folder."""
+    for name in ("checkpoints", "samples", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "config.json", "samples.gif", "samples-over-time.png", "curves.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_backend(trainer: Trainer) -> None:
+    """Raise ConfigError where the forced backend cannot run the networks, before anything is written."""
+    if trainer.config.backend == "auto":
+        return
+    reason = gankernels.why_not(trainer.config.backend, trainer.device)
+    if reason is not None:
+        raise ConfigError(f"--backend {trainer.config.backend} cannot run: {reason}")
+    network = copy.deepcopy(trainer.discriminator).eval()
+    try:
+        with torch.no_grad():
+            network(trainer.samples(1))
+    except RuntimeError as error:
+        raise ConfigError(f"--backend {trainer.config.backend}: {error}") from error
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set (in the main thread alone); a second SIGINT raises KeyboardInterrupt."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""What every generator and discriminator here has in common: its configuration, its latents, its checks."""
+
+import inspect
+
+import torch
+from torch import Tensor
+
+LATENTS = ("normal", "uniform")
+
+
+class Network(torch.nn.Module):
+    """A module that remembers its constructor's arguments: ``type(net)(**net.config)`` builds an equal network.
+
+    `config` holds every argument, defaults included, and only values that JSON can carry.
+    """
+
+    config: dict
+
+    def __new__(cls, *args, **kwargs):
+        net = super().__new__(cls)
+        bound = inspect.signature(cls).bind_partial(*args, **kwargs)  # partial: copy and pickle call this bare
+        bound.apply_defaults()
+        net.__dict__["config"] = {k: list(v) if isinstance(v, tuple) else v for k, v in bound.arguments.items()}
+        return net
+
+
+class Generator(Network):
+    """Base of the generators: latents of `z_dim` numbers to images [N, channels, resolution, resolution] in [-1, 1]."""
+
+    def __init__(self, resolution: int, channels: int, z_dim: int, latent: str) -> None:
+        super().__init__()
+        if latent not in LATENTS:
+            raise ValueError(f"{type(self).__name__}: latent {latent!r}, expected one of {', '.join(LATENTS)}")
+        _check_positive(self, resolution=resolution, channels=channels, z_dim=z_dim)
+        self.resolution, self.channels, self.z_dim, self.latent = resolution, channels, z_dim, latent
+
+    def sample_z(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """[n, z_dim] fresh latents, N(0, 1) or uniform in [-1, 1), on the network's device.
+
+        They are drawn on the device of `generator` (the network's if None), then moved.
+        """
+        home = next(self.parameters())
+        where = home.device if generator is None else generator.device
+        draw = torch.randn if self.latent == "normal" else torch.rand
+        z = draw(n, self.z_dim, generator=generator, device=where, dtype=home.dtype).to(home.device)
+        return z if self.latent == "normal" else z * 2 - 1
+
+    def flat(self, z: Tensor) -> Tensor:
+        """`z` as [N, z_dim]; raises ValueError unless it is that or [N, z_dim, 1, 1]."""
+        if z.shape[1:] not in ((self.z_dim,), (self.z_dim, 1, 1)):
+            raise ValueError(
+                f"{type(self).__name__}: z has shape {list(z.shape)}, expected [N, {self.z_dim}] or "
+                f"[N, {self.z_dim}, 1, 1]; sample_z(n) draws it"
+            )
+        return z.flatten(1)
+
+
+class Discriminator(Network):
+    """Base of the discriminators: images [N, channels, resolution, resolution] to logits [N], high for real."""
+
+    def __init__(self, resolution: int, channels: int) -> None:
+        super().__init__()
+        _check_positive(self, resolution=resolution, channels=channels)
+        self.resolution, self.channels = resolution, channels
+
+    def checked(self, images: Tensor) -> Tensor:
+        """`images`; raises ValueError if their shape is not this network's."""
+        if images.ndim != 4 or images.shape[1:] != (self.channels, self.resolution, self.resolution):
+            raise ValueError(
+                f"{type(self).__name__}: images have shape {list(images.shape)}, expected "
+                f"[N, {self.channels}, {self.resolution}, {self.resolution}]"
+            )
+        return images
+
+
+def _check_positive(net: Network, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{type(net).__name__}: {name} {size}, expected 1 or more")

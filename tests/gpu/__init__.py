@@ -1,0 +1,1 @@
+"""GPU kernels compiled to PTX and executed on the CPU: test support, see README.md beside this file."""

@@ -1,0 +1,97 @@
+"""What the tests of training share: a small image folder, a small configuration, a run in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gankernels.training import PlainProgress, TrainConfig, train
+from gankernels.training.checkpoint import load
+
+TINY = {"resolution": 16, "channels": 1, "width": 4, "batch": 8, "ema": 100.0, "mirror": True}
+"""50 images make an epoch of 6 1/4 batches: steps 3 and 10 both lie within one."""
+
+
+def image_folder(folder: Path, count: int = 50) -> Path:
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (count, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, one in enumerate(pixels):
+        Image.fromarray(one.numpy()).save(folder / f"{i:03}.png")
+    return folder
+
+
+def tiny(data: Path, out: Path, steps: int, **options) -> TrainConfig:
+    every = {"log_every": 32, "sample_every": 40, "checkpoint_every": 24}
+    options = {**TINY, **every, **options}
+    images = steps * options["batch"] * options.get("d_steps", 1)
+    return TrainConfig(data=str(data), out=out, images=images, **options)
+
+
+def run(config: TrainConfig, **options):
+    return train(config, PlainProgress(), **options)
+
+
+def same(a, b, name: str = "") -> None:
+    """Assert that two trees of dicts, lists, tensors and values are equal bit for bit."""
+    assert type(a) is type(b), name
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            same(a[key], b[key], f"{name}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), name
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{name}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), name
+    else:
+        assert a == b, name
+
+
+def same_checkpoints(a: Path, b: Path) -> None:
+    """Assert that two checkpoints hold the same, but for folders, clocks and the length that was asked for."""
+    states = [load(a), load(b)]
+    for state in states:
+        del state["seconds"]
+        for free in ("out", "images", "backend"):
+            del state["config"][free]
+    same(*states)
+
+
+def start(arguments: list[str], before: str = "") -> subprocess.Popen:
+    """`gankernels ARGUMENTS` in a process of its own, after the Python lines `before`."""
+    code = f"import sys, torch\ntorch.set_num_threads({torch.get_num_threads()})\n{before}\n"
+    code += f"from gankernels.cli import main\nsys.exit(main({arguments!r}))"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def wait_for(ready, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Wait until ready() or fail with what the process wrote."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f"not ready; exit code {process.poll()}:\n{process.communicate()[0]}")
+        time.sleep(0.02)
+
+
+def arguments_of(config: TrainConfig) -> list[str]:
+    """The command line of a `tiny` configuration."""
+    given = ["train"]
+    for name, value in config.to_json().items():
+        if value is None or name in ("betas",):
+            continue
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            given.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            given += [option, str(value)]
+    return given
