@@ -1,0 +1,8 @@
+"""upfirdn2d's GPU kernels, executed without a GPU."""
+
+import test_upfirdn2d
+from gpu.battery import OnGpu
+
+
+class TestUpfirdn2dOnGpu(OnGpu, test_upfirdn2d.TestUpfirdn2d):
+    gpu_backends = ("triton",)
