@@ -173,7 +173,9 @@ GK_HD T slope_of_output(T y, T alpha, T gain) {
 }
 
 GK_HD bool has_slope_of_output(Act act, double alpha, double gain, bool bounded) {
-  const bool whole = act == Act::relu || act == Act::tanh || act == Act::sigmoid || (act == Act::lrelu && alpha >= 0);
+  // A curve's slope needs y / gain exactly: rounding in 16 bits would move it where the curve saturates.
+  if (act == Act::tanh || act == Act::sigmoid) return gain == 1 && !bounded;
+  const bool whole = act == Act::relu || (act == Act::lrelu && alpha >= 0);
   return whole && gain > 0 && !bounded;  // at a bound y is ambiguous, and a negative gain turns signs
 }
 

@@ -363,9 +363,22 @@ class OpTests:
             base = {k: t.detach() for k, t in s.tensors.items()}
             batch = torch.stack([base[name] * (1 + i / 2) for i in range(3)], dim=-1)
             f = lambda t, name=name, base=base: self.op(**{**base, name: t}, **s.fixed, **s.kwargs)  # noqa: E731
+            torch._C._functorch._set_vmap_fallback_warning_enabled(True)
             y = torch.func.vmap(f, in_dims=-1)(batch)
             expected = torch.stack([f(batch[..., i]) for i in range(3)])
             torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+    def test_functional_derivatives_are_refused_by_name(self, backend):
+        s = self.first(backend)
+        name = next(iter(s.tensors))
+        rest = {k: t.detach() for k, t in s.tensors.items() if k != name}
+        f = lambda t: self.op(**{name: t}, **rest, **s.fixed, **s.kwargs).sum()  # noqa: E731
+        if backend == "reference":
+            torch.func.grad(f)(s.tensors[name].detach())
+            return
+        for derivative in (torch.func.grad(f), lambda t: torch.func.jvp(f, (t,), (t,))):
+            with pytest.raises(RuntimeError, match=f"{self.name}: torch.func.grad, vjp and jvp cannot"):
+                derivative(s.tensors[name].detach())
 
     def test_threads_do_not_change_the_result(self, backend):
         if backend != "cpu":

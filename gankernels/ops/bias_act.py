@@ -56,8 +56,8 @@ def bias_act(
     The epilogue of StyleGAN2's layers (Karras et al. 2020, arXiv 1912.04958).
     """
     _check.floating("bias_act", "x", x)
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"bias_act: dim is {dim}, expected a dimension of x, which has {x.ndim}")
+    if not isinstance(dim, int) or not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"bias_act: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
     if bias is not None:
         if _check.autocast_dtype(x) is not None and isinstance(bias, Tensor) and bias.is_floating_point():
@@ -73,7 +73,7 @@ def resolve(
     op: str, act: str, alpha: float | None, gain: float | None, clamp: float | None
 ) -> tuple[float, float, float]:
     """Defaults filled in and checked: (alpha, gain, clamp), clamp -1 for none."""
-    if act not in ACTIVATIONS:
+    if not isinstance(act, str) or act not in ACTIVATIONS:
         raise ValueError(f"{op}: act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
     _, default_alpha, default_gain = ACTIVATIONS[act]
     alpha = _check.finite(op, "alpha", default_alpha if alpha is None else alpha)
@@ -145,7 +145,9 @@ def _run_derivative(*args):
 
 def _output_suffices(act, alpha, gain, clamp):
     """The output alone tells the slope; not at a clamp, where it is ambiguous, nor where a factor turns signs."""
-    return clamp < 0 and gain > 0 and (act in ("relu", "tanh", "sigmoid") or (act == "lrelu" and alpha >= 0))
+    if act in ("tanh", "sigmoid"):  # needs y / gain exactly: a rounded one is wrong where the curve saturates
+        return clamp < 0 and gain == 1
+    return clamp < 0 and gain > 0 and (act == "relu" or (act == "lrelu" and alpha >= 0))
 
 
 def _setup(ctx, inputs, output):
@@ -212,12 +214,45 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
     return (d_g, d_g_bias, d_h, d_ref, d_bias, *[None] * 9)
 
 
-torch.library.register_fake("gankernels::bias_act", _fake)
-torch.library.register_fake("gankernels::bias_act_derivative", _fake_derivative)
+def _vmap_rule(op, whole, channels, dim):
+    """A vmap rule: tensors numbered `whole` take the mapped dimension in front, which moves argument `dim` on by one.
+
+    Where one of `channels` is mapped, or each sample wants its own sum over the others, the samples run one by one.
+    """
+
+    def rule(info, in_dims, *args):
+        if any(in_dims[i] is not None for i in channels) or args[-1] is True:
+            each = [
+                op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+                for i in range(info.batch_size)
+            ]
+            return tuple(map(torch.stack, zip(*each, strict=True))) if whole[1:] else torch.stack(each), each_dim
+        args = list(args)
+        for i in whole:
+            if args[i] is not None:
+                d = in_dims[i]
+                args[i] = args[i].expand(info.batch_size, *args[i].shape) if d is None else args[i].movedim(d, 0)
+        args[dim] += 1
+        out = op(*args)
+        return (out[0], out[1].expand(info.batch_size, 0)) if whole[1:] else out, each_dim
+
+    each_dim = (0, 0) if whole[1:] else 0
+    return rule
+
+
+def _register_rules(namespace):
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::bias_act", _fake)
+    torch.library.register_fake(f"{namespace}::bias_act_derivative", _fake_derivative)
+    torch.library.register_vmap(f"{namespace}::bias_act", _vmap_rule(ops.bias_act, (0,), (1,), 2))
+    rule = _vmap_rule(ops.bias_act_derivative, (0, 2, 3), (1, 4), 7)
+    torch.library.register_vmap(f"{namespace}::bias_act_derivative", rule)
+
+
+_register_rules("gankernels")
+if _backend.native_error is None:
+    _register_rules("gankernels_native")
 torch.library.register_autograd("gankernels::bias_act", _backward, setup_context=_setup)
 torch.library.register_autograd(
     "gankernels::bias_act_derivative", _backward_derivative, setup_context=_setup_derivative
 )
-if _backend.native_error is None:
-    torch.library.register_fake("gankernels_native::bias_act", _fake)
-    torch.library.register_fake("gankernels_native::bias_act_derivative", _fake_derivative)
