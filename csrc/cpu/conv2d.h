@@ -13,6 +13,12 @@ struct Geometry {
   int64_t groups;
 };
 
+// Where a plane's rows lie: sample [r][q] of the scratch at r * pitch + q, of the image at (r * row_step) * width + q *
+// step, for 0 <= r < rows and 0 <= q < count.
+struct ConvPlane {
+  int64_t rows, count, pitch, row_step, width, step;
+};
+
 // Where the direct kernel is quicker than the library's convolution: see conv2d_direct.cpp.
 bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& g, at::IntArrayRef size,
                  bool transposed, at::MemoryFormat format);

@@ -20,8 +20,10 @@ namespace gk::conv {
 namespace {
 
 constexpr int64_t kBlock = 6;           // output channels of one pass, as conv_rows takes
-constexpr int64_t kSlack = 8 * 16;      // floats beyond the end that a pass may read and write
+constexpr int64_t kSlack = 16;          // floats: a pass reads and writes whole vectors
 constexpr int64_t kScratch = 96 << 10;  // floats: what stays in a core's second-level cache beside the weights
+constexpr int64_t kLeast = 128;         // samples of a tile's channel: enough to fill a pass's vectors,
+constexpr int64_t kMost = 4096;         // few enough that its sums are still in cache when written out
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0); }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -59,126 +61,181 @@ struct Axis {
   }
 };
 
-// Weights of one output phase in the order of the pass: [group][block][channel][tap][kBlock or the rest].
-struct Packed {
+// One output phase: for each channel and tap that reach it, its place in the scratch and in an image read where it
+// lies; and the weights in the order of the pass: [group][block][channel][tap][kBlock or the rest].
+struct Phase {
+  std::vector<int64_t> offsets, in_place;
   std::vector<float> weight;
-  std::vector<std::array<const Axis::Tap*, 2>> taps;
 };
 
-Packed pack(const at::Tensor& weight, const Axis& rows, const Axis& cols, int64_t py, int64_t px, int64_t groups,
-            int64_t in_channels, int64_t out_channels, bool transposed) {
-  Packed p;
-  for (const auto& a : rows.taps[py])
-    for (const auto& b : cols.taps[px]) p.taps.push_back({&a, &b});
-  p.weight.resize(groups * out_channels * in_channels * p.taps.size());
-  const float* w = weight.const_data_ptr<float>();
-  const int64_t kw = weight.size(3), area = weight.size(2) * kw;
-  // [o, i] of group k in the caller's weight: the transposed one has its source channels first.
-  const int64_t step_o = transposed ? area : in_channels * area, step_i = transposed ? out_channels * area : area;
-  float* to = p.weight.data();
-  for (int64_t k = 0; k < groups; ++k)
-    for (int64_t o = 0; o < out_channels; o += kBlock)
-      for (int64_t i = 0; i < in_channels; ++i)
-        for (const auto& [a, b] : p.taps)
-          for (int64_t j = o; j < std::min(o + kBlock, out_channels); ++j)
-            *to++ = w[k * in_channels * out_channels * area + j * step_o + i * step_i + a->index * kw + b->index];
-  return p;
-}
+struct Direct {
+  const Geometry& g;
+  const bool transposed;
+  const int64_t h, w, in_channels, out_channels, height, width;  // of a group
+  const Axis rows, cols;
+  int64_t tile = 1, tiles = 1, pitch, phase_size, plane;  // rows of a tile; floats of a scratch row, phase, channel
+  std::vector<Phase> phases;
+
+  Direct(const at::Tensor& x, const at::Tensor& weight, const Geometry& g, at::IntArrayRef size, bool transposed)
+      : g(g),
+        transposed(transposed),
+        h(x.size(2)),
+        w(x.size(3)),
+        in_channels(x.size(1) / g.groups),
+        out_channels(transposed ? weight.size(1) : weight.size(0) / g.groups),
+        height(size[0]),
+        width(size[1]),
+        rows(g.stride[0], g.padding[0], g.dilation[0], weight.size(2), height, transposed),
+        cols(g.stride[1], g.padding[1], g.dilation[1], weight.size(3), width, transposed),
+        pitch(cols.quotas + cols.span) {
+    const int64_t row_cost = in_channels * rows.in_phases * cols.in_phases * pitch;
+    tile = std::max(std::min(kScratch / row_cost - rows.span, kMost / pitch), ceil_div(kLeast, pitch));
+    // Enough tiles for all threads, evenly filled; tiles do not change the sums.
+    tile = std::min(tile, ceil_div(rows.quotas, ceil_div(4 * at::get_num_threads(), x.size(0) * g.groups)));
+    tiles = ceil_div(rows.quotas, tile);
+    tile = ceil_div(rows.quotas, tiles);
+    phase_size = (tile + rows.span) * pitch;
+    plane = rows.in_phases * cols.in_phases * phase_size;
+    for (int64_t py = 0; py < rows.out_phases; ++py)
+      for (int64_t px = 0; px < cols.out_phases; ++px) phases.push_back(pack(weight, rows.taps[py], cols.taps[px]));
+  }
+
+  Phase pack(const at::Tensor& weight, const std::vector<Axis::Tap>& down, const std::vector<Axis::Tap>& across) const {
+    const int64_t kw = weight.size(3), area = weight.size(2) * kw;
+    // The transposed convolution's weight has the source's channels first.
+    const int64_t step_o = transposed ? area : in_channels * area, step_i = transposed ? out_channels * area : area;
+    Phase p;
+    std::vector<int64_t> taps, starts;
+    for (const auto& a : down)
+      for (const auto& b : across) {
+        starts.push_back((a.phase * cols.in_phases + b.phase) * phase_size + a.start * pitch + b.start);
+        taps.push_back(a.index * kw + b.index);
+      }
+    for (int64_t i = 0; i < in_channels; ++i)
+      for (const int64_t start : starts) {
+        p.offsets.push_back(i * plane + start);
+        p.in_place.push_back(i * h * w);
+      }
+    const int64_t terms = p.offsets.size(), blocks = ceil_div(out_channels, kBlock);
+    p.weight.resize(g.groups * out_channels * terms);
+    const float* from = weight.const_data_ptr<float>();
+    at::parallel_for(0, g.groups * blocks, 1 + 4096 / (terms + 1), [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t group = item / blocks, o = item % blocks * kBlock, block = std::min(kBlock, out_channels - o);
+        const float* filters = from + group * in_channels * out_channels * area + o * step_o;
+        float* to = p.weight.data() + (group * out_channels + o) * terms;
+        for (int64_t i = 0; i < in_channels; ++i, filters += step_i)
+          for (const int64_t tap : taps)
+            for (int64_t j = 0; j < block; ++j) *to++ = filters[j * step_o + tap];
+      }
+    });
+    return p;
+  }
+
+  // Copies one channel's rows for the tile at q0, zeros around the image included.
+  void read(const float* image, int64_t q0, int64_t count, float* to) const {
+    for (int64_t fy = 0; fy < rows.in_phases; ++fy)
+      for (int64_t fx = 0; fx < cols.in_phases; ++fx, to += phase_size) {
+        const auto [top, bottom] = inside(rows, h, fy, q0, count + rows.span);
+        const auto [left, right] = inside(cols, w, fx, 0, pitch);
+        if (bottom - top < count + rows.span || right - left < pitch)
+          std::fill(to, to + (count + rows.span) * pitch, 0.f);
+        const int64_t row = (q0 + top + rows.first) * rows.in_phases + fy,
+                      col = (left + cols.first) * cols.in_phases + fx;
+        const ConvPlane p{bottom - top, right - left, pitch, rows.in_phases, w, cols.in_phases};
+        GK_ISA_CALL(loops, conv_read, image + row * w + col, p, to + top * pitch + left);
+      }
+  }
+
+  // Which of `count` scratch samples from `at` on lie in an image of `extent` samples, whose phase they are of.
+  static std::pair<int64_t, int64_t> inside(const Axis& axis, int64_t extent, int64_t phase, int64_t at,
+                                            int64_t count) {
+    const int64_t shift = at + axis.first;
+    const int64_t begin = std::clamp<int64_t>(-shift, 0, count);
+    return {begin, std::clamp<int64_t>(ceil_div(extent - phase, axis.in_phases) - shift, begin, count)};
+  }
+
+  // A tile that needs no zeros and no split is read where it lies, unless whole vectors would pass the image's end.
+  bool reads_in_place(int64_t count) const {
+    return rows.in_phases * cols.in_phases == 1 &&
+           rows.span + cols.span + std::abs(rows.first) + std::abs(cols.first) == 0 && rows.quotas == h &&
+           cols.quotas == w && count * w % kSlack == 0;
+  }
+
+  // All output channels of one tile of one group; `image` is the group's first source channel, `to` its first result.
+  void run(const float* image, const float* bias, int64_t group, int64_t q0, float* source, float* sums,
+           float* to) const {
+    const int64_t count = std::min(tile, rows.quotas - q0), out_pitch = tile * pitch + kSlack;
+    const bool in_place = reads_in_place(count);
+    if (!in_place)
+      for (int64_t c = 0; c < in_channels; ++c) read(image + c * h * w, q0, count, source + c * plane);
+    for (int64_t o = 0; o < out_channels; o += kBlock) {
+      const int64_t block = std::min(kBlock, out_channels - o);
+      for (int64_t py = 0; py < rows.out_phases; ++py) {
+        for (int64_t px = 0; px < cols.out_phases; ++px) {
+          const Phase& p = phases[py * cols.out_phases + px];
+          const int64_t terms = p.offsets.size();
+          const float* weight = p.weight.data() + (group * out_channels + o) * terms;
+          GK_ISA_CALL(loops, conv_rows, block, in_place ? image + q0 * w : source, weight,
+                      in_place ? p.in_place.data() : p.offsets.data(), terms, count * pitch,
+                      sums + px * kBlock * out_pitch, out_pitch);
+        }
+        const int64_t first = q0 * rows.out_phases + py;
+        const int64_t lines = std::min(count, ceil_div(height - py, rows.out_phases) - q0);
+        for (int64_t j = 0; j < block; ++j) {
+          const float add = bias == nullptr ? 0.f : bias[o + j];
+          const float* sum = sums + j * out_pitch;
+          float* line = to + ((o + j) * height + first) * width;
+          if (cols.out_phases == 2) {
+            const ConvPlane p{lines, width, pitch, rows.out_phases, width, 2};
+            GK_ISA_CALL(loops, conv_weave, sum, sum + kBlock * out_pitch, add, p, line);
+            continue;
+          }
+          for (int64_t px = 0; px < cols.out_phases; ++px) {
+            const ConvPlane p{lines,          ceil_div(width - px, cols.out_phases), pitch, rows.out_phases, width,
+                              cols.out_phases};
+            GK_ISA_CALL(loops, conv_write, sum + px * kBlock * out_pitch, add, p, line + px);
+          }
+        }
+      }
+    }
+  }
+};
 
 }  // namespace
 
 bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& g, at::IntArrayRef size,
                  bool transposed, at::MemoryFormat format) {
-  return x.scalar_type() == at::kFloat && format == at::MemoryFormat::Contiguous;
+  if (x.scalar_type() != at::kFloat || format != at::MemoryFormat::Contiguous) return false;
+  const int64_t in_channels = x.size(1) / g.groups;
+  const int64_t fewer = std::min(in_channels, transposed ? weight.size(1) : weight.size(0) / g.groups);
+  const int64_t columns = transposed ? size[1] / g.stride[1] : size[1];
+  const bool strided = g.stride != Pair{1, 1};
+  // Measured on AVX2 and AVX-512. Narrow images leave vectors unfilled, and a wide one's weights are read once a tile.
+  if (columns < 12) return false;
+  if (transposed && strided) return in_channels <= 256 || columns >= 32;
+  if (g.groups > 1) return true;
+  if (transposed) return fewer <= 32;
+  if (weight.size(2) * weight.size(3) == 1) return false;
+  return (strided ? in_channels : fewer) <= 16;
 }
 
-at::Tensor direct(const at::Tensor& x, const at::Tensor& weight_, const std::optional<at::Tensor>& bias,
+at::Tensor direct(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const Geometry& g, at::IntArrayRef size, bool transposed) {
-  const at::Tensor weight = weight_.contiguous();
+  const Direct d(x, weight.contiguous(), g, size, transposed);
   const at::Tensor bias_ = bias.has_value() ? bias->contiguous() : at::Tensor();
   const float* b = bias.has_value() ? bias_.const_data_ptr<float>() : nullptr;
-  const int64_t n = x.size(0), h = x.size(2), w = x.size(3);
-  const int64_t in_channels = x.size(1) / g.groups;
-  const int64_t out_channels = transposed ? weight.size(1) : weight.size(0) / g.groups;
-  const int64_t channels = out_channels * g.groups;
-  const Axis rows(g.stride[0], g.padding[0], g.dilation[0], weight.size(2), size[0], transposed);
-  const Axis cols(g.stride[1], g.padding[1], g.dilation[1], weight.size(3), size[1], transposed);
-  std::vector<Packed> phases;
-  for (int64_t py = 0; py < rows.out_phases; ++py)
-    for (int64_t px = 0; px < cols.out_phases; ++px)
-      phases.push_back(pack(weight, rows, cols, py, px, g.groups, in_channels, out_channels, transposed));
-
-  const int64_t pitch = cols.quotas + cols.span;  // of a scratch row
-  const int64_t row_cost = in_channels * rows.in_phases * cols.in_phases * pitch;
-  int64_t tile = std::clamp<int64_t>(kScratch / row_cost - rows.span, 1, rows.quotas);
-  // Enough tiles for all threads, evenly filled; tiles do not change the sums.
-  const int64_t wanted = ceil_div(4 * at::get_num_threads(), n * g.groups);
-  tile = std::min(tile, ceil_div(rows.quotas, wanted));
-  const int64_t tiles = ceil_div(rows.quotas, tile);
-  tile = ceil_div(rows.quotas, tiles);
-
-  at::Tensor y = at::empty({n, channels, size[0], size[1]}, x.options());
+  at::Tensor y = at::empty({x.size(0), d.out_channels * g.groups, size[0], size[1]}, x.options());
   const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
-  at::parallel_for(0, n * g.groups * tiles, 1, [&](int64_t begin, int64_t end) {
-    const int64_t lines = tile + rows.span;  // source rows of a tile and phase
-    const int64_t phase_size = lines * pitch, plane = rows.in_phases * cols.in_phases * phase_size;
-    const int64_t out_pitch = tile * pitch + kSlack;
-    std::vector<float> source(in_channels * plane + pitch + kSlack), sums(cols.out_phases * kBlock * out_pitch);
-    std::vector<long> offsets;
+  const int64_t in_size = d.in_channels * d.h * d.w, out_size = d.out_channels * d.height * d.width;
+  at::parallel_for(0, x.size(0) * g.groups * d.tiles, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> source(d.in_channels * d.plane + d.pitch + kSlack);
+    std::vector<float> sums(d.cols.out_phases * kBlock * (d.tile * d.pitch + kSlack));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t sample = item / (g.groups * tiles), group = item / tiles % g.groups, q0 = item % tiles * tile;
-      const int64_t count = std::min(tile, rows.quotas - q0);
-      for (int64_t c = 0; c < in_channels; ++c)
-        for (int64_t fy = 0; fy < rows.in_phases; ++fy)
-          for (int64_t fx = 0; fx < cols.in_phases; ++fx) {
-            float* part = source.data() + c * plane + (fy * cols.in_phases + fx) * phase_size;
-            const int64_t left = std::clamp<int64_t>(ceil_div(-fx, cols.in_phases) - cols.first, 0, pitch);
-            const int64_t right = std::clamp<int64_t>(ceil_div(w - fx, cols.in_phases) - cols.first, left, pitch);
-            for (int64_t r = 0; r < count + rows.span; ++r) {
-              float* line = part + r * pitch;
-              const int64_t row = (q0 + r + rows.first) * rows.in_phases + fy;
-              const bool inside = row >= 0 && row < h;
-              std::fill(line, line + (inside ? left : pitch), 0.f);
-              if (!inside) continue;
-              const float* image = from + ((sample * g.groups + group) * in_channels + c) * h * w + row * w;
-              GK_ISA_CALL(loops, conv_gather, image + (left + cols.first) * cols.in_phases + fx, right - left,
-                          cols.in_phases, line + left);
-              std::fill(line + right, line + pitch, 0.f);
-            }
-          }
-      for (int64_t o = 0; o < out_channels; o += kBlock) {
-        const int64_t block = std::min(kBlock, out_channels - o);
-        for (int64_t py = 0; py < rows.out_phases; ++py) {
-          for (int64_t px = 0; px < cols.out_phases; ++px) {
-            const Packed& p = phases[py * cols.out_phases + px];
-            const int64_t taps = p.taps.size();
-            offsets.clear();
-            for (const auto& [a, c] : p.taps)
-              offsets.push_back((a->phase * cols.in_phases + c->phase) * phase_size + a->start * pitch + c->start);
-            GK_ISA_CALL(loops, conv_rows, block, source.data(),
-                        p.weight.data() + (group * out_channels + o) * in_channels * taps, offsets.data(), in_channels,
-                        taps, plane, count * pitch, sums.data() + px * kBlock * out_pitch, out_pitch);
-          }
-          for (int64_t j = 0; j < block; ++j) {
-            const int64_t channel = group * out_channels + o + j;
-            const float add = b == nullptr ? 0.f : b[channel];
-            for (int64_t r = 0; r < count && (q0 + r) * rows.out_phases + py < size[0]; ++r) {
-              float* line = to + ((sample * channels + channel) * size[0] + (q0 + r) * rows.out_phases + py) * size[1];
-              const float* sum = sums.data() + j * out_pitch + r * pitch;
-              if (cols.out_phases == 2) {
-                const int64_t pairs = size[1] / 2;
-                GK_ISA_CALL(loops, conv_weave, sum, sum + kBlock * out_pitch, add, pairs, line);
-                if (size[1] % 2 != 0) line[size[1] - 1] = sum[pairs] + add;
-                continue;
-              }
-              for (int64_t px = 0; px < cols.out_phases; ++px)
-                GK_ISA_CALL(loops, conv_store, sum + px * kBlock * out_pitch, add,
-                            ceil_div(size[1] - px, cols.out_phases), cols.out_phases, line + px);
-            }
-          }
-        }
-      }
+      const int64_t image = item / d.tiles, group = image % g.groups;
+      d.run(from + image * in_size, b == nullptr ? b : b + group * d.out_channels, group, item % d.tiles * d.tile,
+            source.data(), sums.data(), to + image * out_size);
     }
   });
   return y;

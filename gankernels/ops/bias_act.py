@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankernels import _backend
+from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
 _ROOT2 = math.sqrt(2)
@@ -19,7 +19,7 @@ ACTIVATIONS = {
     "lrelu": (lambda x, alpha: F.leaky_relu(x, alpha), 0.2, _ROOT2),
     "tanh": (lambda x, alpha: torch.tanh(x), 0.0, 1.0),
     "sigmoid": (lambda x, alpha: torch.sigmoid(x), 0.0, 1.0),
-    "elu": (lambda x, alpha: F.elu(x, alpha), 1.0, 1.0),
+    "elu": (lambda x, alpha: F.elu(x), 1.0, 1.0),
     "selu": (lambda x, alpha: F.selu(x), 0.0, 1.0),
     "softplus": (lambda x, alpha: F.softplus(x), 0.0, 1.0),
     "swish": (lambda x, alpha: F.silu(x), 0.0, _ROOT2),
@@ -44,7 +44,7 @@ def bias_act(
         bias: [x.shape[dim]], dtype and device of x; None for none.
         dim: the dimension that bias runs along; negative counts from the end.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
-        alpha: slope below zero of lrelu (default 0.2), scale of elu (default 1); the others ignore it.
+        alpha: slope below zero of lrelu, default 0.2; the others ignore it (elu's scale is 1).
         gain: default sqrt(2) for relu, lrelu and swish, else 1.
         clamp: bound of the result's magnitude, 0 or more; None for none. At the bound the gradient is torch.clamp's.
 
@@ -77,6 +77,8 @@ def resolve(
         raise ValueError(f"{op}: act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
     _, default_alpha, default_gain = ACTIVATIONS[act]
     alpha = _check.finite(op, "alpha", default_alpha if alpha is None else alpha)
+    if act != "lrelu":
+        alpha = default_alpha
     gain = _check.finite(op, "gain", default_gain if gain is None else gain)
     if clamp is None:
         return alpha, gain, -1.0
@@ -161,11 +163,11 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, g):
     ref, bias = ctx.saved_tensors
-    want_bias = ctx.has_bias and ctx.needs_input_grad[1]
+    want_x, want_bias = _pruning.wanted(ctx, True, ctx.has_bias)
     gx, gb = torch.ops.gankernels.bias_act_derivative(
-        g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, ctx.needs_input_grad[0], want_bias
+        g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, want_x, want_bias
     )
-    return (gx if ctx.needs_input_grad[0] else None, gb if want_bias else None, *[None] * 5)
+    return (gx if want_x else None, gb if want_bias else None, *[None] * 5)
 
 
 def _setup_derivative(ctx, inputs, output):
@@ -178,7 +180,9 @@ def _setup_derivative(ctx, inputs, output):
 def _backward_derivative(ctx, cotangent, cotangent_bias):
     g, g_bias, h, ref, bias = ctx.saved_tensors
     dim, act = ctx.numbers[:2]
-    need_g, need_g_bias, need_h, need_ref, need_bias = ctx.needs_input_grad[:5]
+    need_g, need_g_bias, need_h, need_ref, need_bias = _pruning.wanted(
+        ctx, *(t is not None for t in (g, g_bias, h, ref, bias))
+    )
     if not ctx.wanted[0]:
         cotangent = torch.zeros_like(g)
     if not ctx.wanted[1]:
@@ -193,8 +197,8 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
         )
         return (outs[0] if full else None), (outs[1] if reduced else None)
 
-    d_g, d_g_bias = derivative(h, ctx.order, need_g, need_g_bias and g_bias is not None)
-    d_h, _ = derivative(whole_g, ctx.order, need_h and h is not None, False)
+    d_g, d_g_bias = derivative(h, ctx.order, need_g, need_g_bias)
+    d_h, _ = derivative(whole_g, ctx.order, need_h, False)
     d_ref = d_bias = None
     smooth = act not in ("linear", "relu", "lrelu")
     if smooth and not (ctx.ref_is_output and ctx.order == 3) and (need_ref or need_bias):
@@ -204,7 +208,7 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
                 "use gankernels.backend('reference')"
             )
         factor = whole_g if h is None else whole_g * h
-        d_ref, d_bias = derivative(factor, ctx.order + 1, need_ref, need_bias and bias is not None)
+        d_ref, d_bias = derivative(factor, ctx.order + 1, need_ref, need_bias)
     return (d_g, d_g_bias, d_h, d_ref, d_bias, *[None] * 9)
 
 
