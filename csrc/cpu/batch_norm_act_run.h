@@ -46,6 +46,7 @@ struct NormMoments {
   double count = 0, mean = 0, squares = 0;  // squares: sum of squared deviations from the mean
 
   void add(const NormMoments& other) {
+    if (other.count == 0) return;
     const double total = count + other.count, delta = other.mean - mean;
     mean += delta * (other.count / total);
     squares += other.squares + delta * delta * (count * other.count / total);
