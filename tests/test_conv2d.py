@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, exact_in_any_dtype
 
 import gankernels
 from gankernels.ops import conv2d, conv_transpose2d
@@ -138,13 +138,14 @@ def test_any_geometry_in_value_and_both_orders(geometry, with_bias, channels_las
     def run(f, dtype):
         leaves = [t.to(dtype).requires_grad_() for t in (x, w, b) if t is not None]
         y = f(*leaves, **kwargs) if with_bias else f(*leaves, None, **kwargs)
-        gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(dtype).requires_grad_()
+        gy = exact_in_any_dtype(y.shape, seed).to(dtype).requires_grad_()
         first = torch.autograd.grad(y, leaves, gy, create_graph=True)
+        weigh = lambda f: exact_in_any_dtype(f.shape, seed + 1).to(dtype)  # noqa: E731
         # Each gradient's own second derivatives, so that an error in a small one is not lost in a sum.
         second = [
             g
             for f in first[:2]
-            for g in torch.autograd.grad(f, [*leaves[:2], gy], f.detach().cos(), allow_unused=True, retain_graph=True)
+            for g in torch.autograd.grad(f, [*leaves[:2], gy], weigh(f), allow_unused=True, retain_graph=True)
         ]
         return y, [y, *first, *(g for g in second if g is not None)]
 
