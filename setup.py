@@ -85,7 +85,7 @@ def extension():
 
 
 def files():
-    return sorted(f for f in glob("csrc/**/*", recursive=True) if os.path.isfile(f))
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk("csrc") for name in names)
 
 
 class Build(BuildExtension):

@@ -108,6 +108,7 @@ class OpTests:
     dtypes = (torch.float64, *GPU_DTYPES)
     layout_of: tuple[str, ...] = ()  # tensors whose layout is varied; empty: all
     second_order = True
+    thread_tolerance = 1e-6
     skip_vmap = ""  # a reason, where vmap makes no sense
 
     def op(self, **kwargs):
@@ -402,7 +403,7 @@ class OpTests:
             torch.set_num_threads(n)
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(a, b, rtol=self.thread_tolerance, atol=self.thread_tolerance)
 
     def test_unusable_backend_raises_with_the_reason(self):
         for name in _backend.NAMES:
