@@ -4,12 +4,16 @@ GANKERNELS_CUDA=0|1 decides instead. GANKERNELS_EXTENSION=0 installs without com
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import sysconfig
+from functools import cache
 from glob import glob
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 try:
     import torch
@@ -23,20 +27,38 @@ except ModuleNotFoundError:  # pip's build isolation hides the torch that this m
 if sys.platform == "linux" and "CUDA_HOME" not in os.environ and os.path.exists("/usr/local/cuda/bin/nvcc"):
     os.environ["CUDA_HOME"] = "/usr/local/cuda"  # before the import below, which would take the folder above nvcc
 
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension  # noqa: E402
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 
-def with_cuda() -> bool:
+def why_no_cuda():
+    """What stops a CUDA build, or None."""
+    if not torch.version.cuda:
+        return "torch is not a CUDA build"
+    nvcc = os.path.join(CUDA_HOME or "", "bin", "nvcc")
+    if not os.path.exists(nvcc):
+        return f"there is no nvcc (CUDA_HOME: {CUDA_HOME})"
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.", text)
+    if not release or release[1] != torch.version.cuda.split(".")[0]:
+        return (
+            f"torch was built with CUDA {torch.version.cuda}, {nvcc} is release {release[1] if release else 'unknown'}"
+        )
+    return None
+
+
+@cache
+def with_cuda():
     asked = os.getenv("GANKERNELS_CUDA", "")
-    nvcc = CUDA_HOME and os.path.exists(os.path.join(CUDA_HOME, "bin", "nvcc"))
     if asked not in ("", "0", "1"):
         sys.exit(f"gankernels: GANKERNELS_CUDA={asked!r}, expected 0, 1 or unset")
-    if asked == "1" and not (torch.version.cuda and nvcc):
-        sys.exit(
-            f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch (this one: {torch.version.cuda}) "
-            f"and nvcc (CUDA_HOME: {CUDA_HOME})"
-        )
-    return asked != "0" and bool(torch.version.cuda and nvcc) and bool(glob("csrc/cuda/*.cu"))
+    if asked == "0":
+        return False
+    reason = why_no_cuda()
+    if asked == "1" and reason:
+        sys.exit(f"gankernels: GANKERNELS_CUDA=1 needs a CUDA build of torch and its nvcc, but {reason}")
+    if reason and torch.version.cuda:
+        print(f"gankernels: building without CUDA kernels: {reason}", file=sys.stderr)
+    return reason is None
 
 
 def extension():
@@ -46,19 +68,41 @@ def extension():
     includes = [os.path.abspath("csrc"), os.path.abspath("csrc/cuda")]
     if cuda:  # CUDAContext.h wants cusparse.h and its kin, which the wheels beside torch carry
         includes += glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "cu*", "include"))
-    flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-unknown-pragmas"]
     if sys.platform == "linux":
         flags.append("-fopenmp")  # torch brings the runtime
     if sys.platform == "win32":
         flags = ["/O2", "/openmp"]
-    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
-                     + (glob("csrc/cuda/*.cu") if cuda else []))
-    headers = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True))
+    sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
     return (CUDAExtension if cuda else CppExtension)(
-        "gankernels._C", sources, include_dirs=includes, depends=headers,
+        "gankernels._C",
+        sorted(sources + (glob("csrc/cuda/*.cu") if cuda else [])),
+        include_dirs=includes,
+        depends=files(),
         define_macros=[("GANKERNELS_WITH_CUDA", "1")] if cuda else [],
         extra_compile_args={"cxx": flags, "nvcc": ["-O3", "--expt-relaxed-constexpr"]},
-    )  # fmt: skip
+    )
+
+
+def files():
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk("csrc") for name in names)
+
+
+class Build(BuildExtension):
+    """Keeps its objects between builds, also under pip: where nothing changed nothing is compiled."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        flavour = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+        self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
+
+
+class Sources(sdist):
+    """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
+
+    def add_defaults(self):
+        super().add_defaults()
+        self.filelist.extend(files())
 
 
 compiler = os.environ.get("CXX", "c++" if sys.platform != "win32" else "cl").split()[0]
@@ -66,4 +110,7 @@ wanted = os.getenv("GANKERNELS_EXTENSION", "1") != "0"
 if wanted and not shutil.which(compiler):
     print(f"gankernels: no C++ compiler ({compiler}); installing without compiled kernels", file=sys.stderr)
     wanted = False
-setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": BuildExtension} if wanted else {})
+setup(
+    ext_modules=[extension()] if wanted else [],
+    cmdclass={"sdist": Sources, **({"build_ext": Build} if wanted else {})},
+)

@@ -1,7 +1,8 @@
 // The arithmetic of batch_norm_act that CPU and CUDA share: what follows, channel by channel, from a pass's sums.
 //
 // With r = 1 / sqrt(var + eps), xh = (x - mean) r and u = weight xh + bias, y = gain act(u). A pass sees the centred
-// x - mean, so sums and factors below are over that. Batch statistics make mean and r functions of x; given ones do not.
+// x - mean, so sums and factors below are over that. Batch statistics make mean and r functions of x; given ones do
+// not.
 #pragma once
 #include "bias_act.h"
 

@@ -140,8 +140,8 @@ struct SecondFunction : torch::autograd::Function<SecondFunction> {
                                const optional<Tensor>& weight, const optional<Tensor>& bias, const Tensor& mean,
                                const Tensor& invstd, const Config& c, std::array<bool, 4> wanted) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [ggy, gx, gw, gb] = second_op().call(v, p, q, gy, x, weight, bias, mean, invstd, c.training, c.act, c.alpha,
-                                              c.gain, wanted);
+    auto [ggy, gx, gw, gb] =
+        second_op().call(v, p, q, gy, x, weight, bias, mean, invstd, c.training, c.act, c.alpha, c.gain, wanted);
     return {ggy, gx, gw, gb};
   }
 
@@ -181,7 +181,8 @@ Four second_autograd(const optional<Tensor>& v, const optional<Tensor>& p, const
 
 TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
   m.def(
-      "batch_norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+      "batch_norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool "
+      "training, "
       "float eps, str act, float alpha, float gain) -> (Tensor y, Tensor mean, Tensor invstd, Tensor var)");
   m.def(
       "batch_norm_act_backward(Tensor gy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, "

@@ -17,7 +17,10 @@
 
 namespace gk {
 
-enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+#define GK_EACH_ACT(X) X(linear) X(relu) X(lrelu) X(tanh) X(sigmoid) X(elu) X(selu) X(softplus) X(swish)
+#define GK_ACT_NAME(name) name,
+enum class Act : int { GK_EACH_ACT(GK_ACT_NAME) };
+#undef GK_ACT_NAME
 
 // The numbers of bias_act; bound is infinite where there is no clamp.
 struct ActParams {
@@ -160,9 +163,9 @@ GK_HD T bias_act_derivative(T factor, T u, T alpha, T gain, T bound) {
 template <Act A, int K, class T>
 GK_HD T slope_of_output(T y, T alpha, T gain) {
   if constexpr (A == Act::tanh || A == Act::sigmoid) {
-    const T t = y / gain;
-    if constexpr (K == 1) return A == Act::tanh ? gain * (1 - t * t) : gain * t * (1 - t);
-    if constexpr (K == 2) return A == Act::tanh ? -2 * t : 1 - 2 * t;
+    if constexpr (K == 1)
+      return (A == Act::tanh ? (gain - y) * (gain + y) : y * (gain - y)) / gain;  // gain - y is exact
+    if constexpr (K == 2) return (A == Act::tanh ? -2 * y : gain - 2 * y) / gain;
     return -2 / gain;
   } else {
     return gain * act_derivative<A == Act::relu ? Act::relu : Act::lrelu, K>(y, alpha);
@@ -170,7 +173,9 @@ GK_HD T slope_of_output(T y, T alpha, T gain) {
 }
 
 GK_HD bool has_slope_of_output(Act act, double alpha, double gain, bool bounded) {
-  const bool whole = act == Act::relu || act == Act::tanh || act == Act::sigmoid || (act == Act::lrelu && alpha >= 0);
+  // A curve's slope needs y / gain exactly: rounding in 16 bits would move it where the curve saturates.
+  if (act == Act::tanh || act == Act::sigmoid) return gain == 1 && !bounded;
+  const bool whole = act == Act::relu || (act == Act::lrelu && alpha >= 0);
   return whole && gain > 0 && !bounded;  // at a bound y is ambiguous, and a negative gain turns signs
 }
 

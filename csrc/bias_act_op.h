@@ -10,9 +10,10 @@
 namespace gk {
 
 inline Act parse_act(c10::string_view name) {
-  constexpr const char* names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
-  for (int i = 0; i < 9; ++i)
-    if (name == names[i]) return static_cast<Act>(i);
+#define GK_CASE(act) \
+  if (name == #act) return Act::act;
+  GK_EACH_ACT(GK_CASE)
+#undef GK_CASE
   TORCH_CHECK(false, "bias_act: act is '", name, "', which is none of the nine activations");
 }
 
@@ -22,18 +23,13 @@ inline void with_act(Act act, F f) {
 #define GK_CASE(name) \
   case Act::name:     \
     return f(std::integral_constant<Act, Act::name>());
-  switch (act) {
-    GK_CASE(linear)
-    GK_CASE(relu)
-    GK_CASE(lrelu)
-    GK_CASE(tanh)
-    GK_CASE(sigmoid)
-    GK_CASE(elu)
-    GK_CASE(selu)
-    GK_CASE(softplus)
-    GK_CASE(swish)
-  }
+  switch (act) { GK_EACH_ACT(GK_CASE) }
 #undef GK_CASE
+}
+
+// The layout in which bias_act works, and in which it returns, a tensor with channels along `dim`.
+inline at::MemoryFormat format_of(const at::Tensor& x, int64_t dim) {
+  return dim == 1 ? x.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
 // `like` must match x in dtype and device; undefined is fine.

@@ -1,8 +1,9 @@
 """Which kernels run: the caller's choice, or the first usable one of a fixed order.
 
-An operator registers one callable a backend. ``cpu`` and ``cuda`` are compiled (``gankernels_native::*``, C++ autograd),
-``triton`` is ``gankernels::*`` with its autograd in Python, ``reference`` is plain differentiable PyTorch. The callable
-that ran forward put its own backend's nodes in the graph, so backward stays there whatever is forced by then.
+An operator registers one callable a backend. ``cpu`` and ``cuda`` are compiled (``gankernels_native::*``, C++
+autograd), ``triton`` is ``gankernels::*`` with its autograd in Python, ``reference`` is plain differentiable PyTorch.
+The callable that ran forward put its own backend's nodes in the graph, so backward stays there whatever is forced by
+then.
 """
 
 from __future__ import annotations
@@ -80,8 +81,24 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
     return None
 
 
+def _in_functional_derivative() -> bool:
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    kinds = torch._C._functorch.TransformType
+    return any(level.key() in (kinds.Grad, kinds.Jvp) for level in levels)
+
+
 def pick(op: str, x: torch.Tensor) -> Callable:
     """The callable that runs operator `op` on `x`: the forced backend's, else the first usable in ORDER."""
+    run = _pick(op, x)
+    if run is not _operators[op]["reference"] and not torch.compiler.is_compiling() and _in_functional_derivative():
+        raise RuntimeError(
+            f"{op}: torch.func.grad, vjp and jvp cannot differentiate compiled kernels; use torch.autograd.grad, or "
+            "gankernels.backend('reference')"
+        )
+    return run
+
+
+def _pick(op: str, x: torch.Tensor) -> Callable:
     if _forced is not None:
         reason = why_not(_forced, x.device.type, op)
         if reason:

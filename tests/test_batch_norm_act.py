@@ -3,6 +3,7 @@ import torch
 from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
 
 import gankernels
+from gankernels import _backend
 from gankernels.nn import BatchNormAct2d
 from gankernels.ops import batch_norm_act
 from gankernels.ops.bias_act import ACTIVATIONS
@@ -260,3 +261,18 @@ def test_gradients_of_a_batch_of_cotangents(backend):
     for i, gy in enumerate(gys):
         for a, b in zip(together, torch.autograd.grad(y, [x, w], gy, retain_graph=True), strict=True):
             torch.testing.assert_close(a[i], b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(_backend.native_error is not None, reason="gankernels._C is not built")
+def test_direct_calls_are_checked():
+    x, one, c = torch.randn(2, 64, 4, 4), torch.ones(1), torch.ones(64)
+    tail = (True, 1e-5, "linear", 0.0, 1.0)
+    ops = torch.ops.gankernels_native
+    with pytest.raises(ValueError, match="weight has shape"):
+        ops.batch_norm_act(x, one, None, None, None, *tail)
+    with pytest.raises(ValueError, match="expected tensors when not training"):
+        ops.batch_norm_act(x, None, None, None, None, False, *tail[1:])
+    with pytest.raises(ValueError, match="gy has shape"):
+        ops.batch_norm_act_backward(x[:1, :, :1, :1], x, None, None, c, c, True, "linear", 0.0, 1.0, [True] * 3)
+    with pytest.raises(ValueError, match="mean has shape"):
+        ops.batch_norm_act_backward(x, x, None, None, one, c, True, "linear", 0.0, 1.0, [True] * 3)

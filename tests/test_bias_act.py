@@ -43,7 +43,9 @@ class TestBiasAct(OpTests):
         yield {"x": x.int()}, "x has dtype torch.int32"
         yield {"x": [1.0]}, "x is list"
         yield {"x": x, "act": "gelu"}, "act is 'gelu'"
+        yield {"x": x, "act": ["relu"]}, "act is "
         yield {"x": x, "dim": 4}, "dim is 4"
+        yield {"x": x, "dim": "1"}, "dim is '1'"
         yield {"x": torch.tensor(1.0)}, "dim is 1"
         yield {"x": x, "bias": torch.zeros(4)}, r"bias has shape \[4\], expected \[3\]"
         yield {"x": x, "bias": torch.zeros(3, 1)}, "bias has shape"
@@ -82,6 +84,9 @@ def test_third_order_and_the_fourth_refused(act):
             return torch.autograd.grad(g[0].pow(2).sum() + g[1].pow(2).sum(), [x, b], create_graph=True)
 
         assert torch.autograd.gradcheck(second, (x, b))
+        if act in ("tanh", "sigmoid"):  # polynomials of their output: every order
+            assert torch.autograd.gradgradcheck(second, (x, b), atol=1e-3)
+            return
         third = torch.autograd.grad(sum(t.pow(3).sum() for t in second(x, b)), [x], create_graph=True)[0]
         with pytest.raises(RuntimeError, match="order 4"):
             torch.autograd.grad(third.sum(), [x])
@@ -117,6 +122,15 @@ def test_extreme_and_non_finite_inputs(act):
         truth = bias_act(x.double(), dim=0, act=act)
     torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=1e-42)
     assert nan.isnan().all()
+
+
+@pytest.mark.parametrize("act", ["tanh", "sigmoid"])
+def test_saturated_slopes_in_16_bits(act):
+    x = torch.full((1, 1, 8), 9.0, dtype=torch.bfloat16, requires_grad=True)
+    with gankernels.backend("cpu"):
+        (ours,) = torch.autograd.grad(bias_act(x, act=act, gain=1.3).sum(), x)
+    (truth,) = torch.autograd.grad((getattr(torch, act)(x.double()) * 1.3).sum(), x)
+    torch.testing.assert_close(ours.double(), truth.double(), rtol=1e-2, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 300, 300), (2, 700, 3), (5, 3), (40000, 3), (1, 70000, 2), (3, 64, 8, 8)])

@@ -5,4 +5,4 @@ from gpu.battery import OnGpu
 
 
 class TestBiasActOnGpu(OnGpu, test_bias_act.TestBiasAct):
-    gpu_backends = ("triton",)
+    gpu_backends = ("triton", "cuda")

@@ -187,161 +187,115 @@ NormTiles<C> row_tiles(NormPass pass, Act act) {
   return tiles_of<C, true>(pass, act);
 }
 
-// `planes` runs of `run` numbers, `stride` apart, as one tile; x itself where that is one already.
+// Adds the terms of each column to totals, by way of short sums.
 template <class T, class C>
-inline const C* gather(const T* x, int64_t planes, int64_t run, int64_t stride, C* buffer) {
-  if (planes == 1) return as_acc(x, buffer, run);
-  for (int64_t k = 0; k < planes; ++k) {
-    const T* from = x + k * stride;
-    C* to = buffer + k * run;
-    int64_t i = 0;
-    for (; i + 16 <= run; i += 16) load_block(from + i, to + i, 16);
-    if (i < run) load_block(from + i, to + i, run - i);
-  }
-  return buffer;
-}
-
-template <class T, class C>
-inline void scatter(const C* tile, int64_t planes, int64_t run, int64_t stride, T* y) {
-  if constexpr (std::is_same_v<T, C>)
-    if (tile == y) return;
-  for (int64_t k = 0; k < planes; ++k) {
-    const C* from = tile + k * run;
-    T* to = y + k * stride;
-    int64_t i = 0;
-    for (; i + 16 <= run; i += 16) store_block(from + i, to + i, 16);
-    if (i < run) store_block(from + i, to + i, run - i);
+void reduce_rows(const NormRows<T>& r, const NormTiles<C>& tiles, const C* factors, const ActNumbers<C>& numbers,
+                 double* totals) {
+  C buffer[3][kStrip], sums[kMostTerms * kStrip];
+  for (int64_t from = 0; from < r.rows; from += kFlush) {
+    for (int64_t i = 0; i < tiles.terms * kStrip; ++i) sums[i] = 0;
+    for (int64_t row = from; row < r.rows && row < from + kFlush; ++row) {
+      const C* in[3];
+      for (int k = 0; k < 3; ++k) in[k] = r.source[k] ? as_acc(r.at(k, row), buffer[k], r.width) : nullptr;
+      tiles.reduce(in, r.width, factors, kStrip, numbers, nullptr, sums);
+    }
+    for (int64_t i = 0; i < tiles.terms * kStrip; ++i) totals[i] += sums[i];
   }
 }
 
-// Calls f(offset, planes, run) for the tiles of one channel of a contiguous [batch, channels, inner].
+template <class T, class C>
+void map_rows(const NormRows<T>& r, const NormTiles<C>& tiles, const C* factors, const ActNumbers<C>& numbers) {
+  C buffer[3][kStrip], result[2][kStrip];
+  for (int64_t row = 0; row < r.rows; ++row) {
+    const C* in[3];
+    for (int k = 0; k < 3; ++k) in[k] = r.source[k] ? as_acc(r.at(k, row), buffer[k], r.width) : nullptr;
+    C* out[2] = {result[0], result[1]};
+    if constexpr (std::is_same_v<T, C>)
+      for (int k = 0; k < 2; ++k)
+        if (r.target[k]) out[k] = r.target[k] + row * r.pitch;
+    tiles.map(in, r.width, factors, kStrip, numbers, out);
+    if constexpr (!std::is_same_v<T, C>)
+      for (int k = 0; k < 2; ++k)
+        if (r.target[k]) store_block(out[k], r.target[k] + row * r.pitch, r.width);
+  }
+}
+
+// The mean of each column to totals[0], the sum of its squared deviations to totals[1]: blocks of rows that stay in the
+// cache for both their passes, merged in double.
+template <class T, class C>
+void row_moments(const NormRows<T>& r, const NormTiles<C>& mean, const NormTiles<C>& spread, double* totals) {
+  C centre[kMostFactors * kStrip] = {};
+  double count = 0, *means = totals, *squares = totals + kStrip;
+  for (int64_t i = 0; i < 2 * kStrip; ++i) totals[i] = 0;
+  for (int64_t row = 0; row < r.rows; row += kMomentRows) {
+    const int64_t n = r.rows - row < kMomentRows ? r.rows - row : kMomentRows;
+    const NormRows<T> block{{r.at(0, row)}, {}, n, r.pitch, r.width};
+    double sum[kStrip] = {}, square[kStrip] = {};
+    reduce_rows(block, mean, centre, {}, sum);
+    const double over = 1.0 / n, total = count + n, share = n / total, weight = count * share;
+    for (int64_t i = 0; i < kStrip; ++i) centre[i] = C(sum[i] * over);
+    reduce_rows(block, spread, centre, {}, square);
+    for (int64_t i = 0; i < kStrip; ++i) {
+      const double here = sum[i] * over, off = here - centre[i], delta = here - means[i];
+      means[i] += delta * share;
+      squares[i] += square[i] - n * off * off + delta * delta * weight;
+    }
+    count = total;
+  }
+}
+
+// One channel of a contiguous [batch, channels, inner], as tiles of one plane: f(offset, length).
 template <class F>
 inline void each_tile(const NormShape& s, int64_t channel, F f) {
-  const int64_t stride = s.channels * s.inner;
-  if (s.inner >= kTile) {
-    for (int64_t n = 0; n < s.batch; ++n)
-      for (int64_t i = 0; i < s.inner; i += kTile)
-        f(n * stride + channel * s.inner + i, 1, s.inner - i < kTile ? s.inner - i : kTile);
-  } else {
-    const int64_t group = kTile / s.inner;
-    for (int64_t n = 0; n < s.batch; n += group)
-      f(n * stride + channel * s.inner, s.batch - n < group ? s.batch - n : group, s.inner);
-  }
+  for (int64_t n = 0; n < s.batch; ++n)
+    for (int64_t i = 0; i < s.inner; i += kTile)
+      f((n * s.channels + channel) * s.inner + i, s.inner - i < kTile ? s.inner - i : kTile);
 }
-
-template <class T, class C>
-struct ChannelTile {
-  C buffer[3][kTile];
-  const C* in[3];
-  void read(const T* const* source, int64_t offset, int64_t planes, int64_t run, int64_t stride) {
-    for (int k = 0; k < 3; ++k)
-      in[k] = source[k] ? gather(source[k] + offset, planes, run, stride, buffer[k]) : nullptr;
-  }
-};
 
 template <class T, class C>
 void reduce_channel(const NormShape& s, int64_t channel, const NormTiles<C>& tiles, const T* const* source,
                     const C* factors, const ActNumbers<C>& numbers, double* totals) {
-  ChannelTile<T, C> tile;
-  each_tile(s, channel, [&](int64_t offset, int64_t planes, int64_t run) {
-    tile.read(source, offset, planes, run, s.channels * s.inner);
-    tiles.reduce(tile.in, planes * run, factors, 0, numbers, totals, nullptr);
+  C buffer[3][kTile];
+  each_tile(s, channel, [&](int64_t offset, int64_t n) {
+    const C* in[3];
+    for (int k = 0; k < 3; ++k) in[k] = source[k] ? as_acc(source[k] + offset, buffer[k], n) : nullptr;
+    tiles.reduce(in, n, factors, 0, numbers, totals, nullptr);
   });
 }
 
 template <class T, class C>
 void map_channel(const NormShape& s, int64_t channel, const NormTiles<C>& tiles, const T* const* source,
-                 const C* factors, const ActNumbers<C>& numbers, T* const* target) {
-  ChannelTile<T, C> tile;
-  C result[2][kTile];
-  each_tile(s, channel, [&](int64_t offset, int64_t planes, int64_t run) {
-    tile.read(source, offset, planes, run, s.channels * s.inner);
+                 T* const* target, const C* factors, const ActNumbers<C>& numbers) {
+  C buffer[3][kTile], result[2][kTile];
+  each_tile(s, channel, [&](int64_t offset, int64_t n) {
+    const C* in[3];
+    for (int k = 0; k < 3; ++k) in[k] = source[k] ? as_acc(source[k] + offset, buffer[k], n) : nullptr;
     C* out[2] = {result[0], result[1]};
     if constexpr (std::is_same_v<T, C>)
       for (int k = 0; k < 2; ++k)
-        if (planes == 1 && target[k]) out[k] = target[k] + offset;
-    tiles.map(tile.in, planes * run, factors, 0, numbers, out);
-    for (int k = 0; k < 2; ++k)
-      if (target[k]) scatter(out[k], planes, run, s.channels * s.inner, target[k] + offset);
+        if (target[k]) out[k] = target[k] + offset;
+    tiles.map(in, n, factors, 0, numbers, out);
+    if constexpr (!std::is_same_v<T, C>)
+      for (int k = 0; k < 2; ++k)
+        if (target[k]) store_block(out[k], target[k] + offset, n);
   });
 }
 
-// Mean of one channel and its sum of squared deviations: tile by tile in two passes, merged in double.
-template <class T>
-NormMoments channel_moments(const NormShape& s, int64_t channel, const T* x) {
-  using C = at::opmath_type<T>;
-  const NormTiles<C> first = tiles_of<C, false>(NormPass::mean, Act::linear);
-  const NormTiles<C> second = tiles_of<C, false>(NormPass::spread, Act::linear);
-  const T* source[3] = {x, nullptr, nullptr};
-  ChannelTile<T, C> tile;
+// As row_moments: a tile stays in the cache for both its passes.
+template <class T, class C>
+NormMoments channel_moments(const NormShape& s, int64_t channel, const NormTiles<C>& mean, const NormTiles<C>& spread,
+                            const T* x) {
+  C buffer[kTile];
   NormMoments all;
-  each_tile(s, channel, [&](int64_t offset, int64_t planes, int64_t run) {
-    tile.read(source, offset, planes, run, s.channels * s.inner);
-    double sum = 0, squares = 0;
-    const int64_t n = planes * run;
+  each_tile(s, channel, [&](int64_t offset, int64_t n) {
+    const C* in[3] = {as_acc(x + offset, buffer, n), nullptr, nullptr};
+    double sum = 0, square = 0;
     C centre[kMostFactors] = {};
-    first.reduce(tile.in, n, centre, 0, {}, &sum, nullptr);
+    mean.reduce(in, n, centre, 0, {}, &sum, nullptr);
     centre[0] = C(sum / n);
-    second.reduce(tile.in, n, centre, 0, {}, &squares, nullptr);
-    all.add(NormMoments::about(centre[0], sum, squares, n));
+    spread.reduce(in, n, centre, 0, {}, &square, nullptr);
+    const double here = sum / n, off = here - centre[0];
+    all.add({double(n), here, square - n * off * off});
   });
   return all;
-}
-
-// Rows [begin, end) of [rows, channels]: terms added to totals[term * channels + channel].
-template <class T, class C>
-void reduce_rows(int64_t channels, int64_t begin, int64_t end, const NormTiles<C>& tiles, const T* const* source,
-                 const C* factors, const ActNumbers<C>& numbers, double* totals) {
-  C buffer[3][kStrip], sums[kMostTerms * kStrip], here[kMostFactors * kStrip];
-  for (int64_t c = 0; c < channels; c += kStrip) {
-    const int64_t n = channels - c < kStrip ? channels - c : kStrip;
-    for (int j = 0; j < kMostFactors; ++j)
-      for (int64_t i = 0; i < n; ++i) here[j * kStrip + i] = factors[j * channels + c + i];
-    for (int64_t from = begin; from < end; from += kFlush) {
-      for (int64_t i = 0; i < tiles.terms * kStrip; ++i) sums[i] = 0;
-      for (int64_t row = from; row < end && row < from + kFlush; ++row) {
-        const C* in[3];
-        for (int k = 0; k < 3; ++k)
-          in[k] = source[k] ? as_acc(source[k] + row * channels + c, buffer[k], n) : nullptr;
-        tiles.reduce(in, n, here, kStrip, numbers, nullptr, sums);
-      }
-      for (int k = 0; k < tiles.terms; ++k)
-        for (int64_t i = 0; i < n; ++i) totals[k * channels + c + i] += sums[k * kStrip + i];
-    }
-  }
-}
-
-template <class T, class C>
-void map_rows(int64_t channels, int64_t begin, int64_t end, const NormTiles<C>& tiles, const T* const* source,
-              const C* factors, const ActNumbers<C>& numbers, T* const* target) {
-  C buffer[3][kStrip], result[2][kStrip];
-  for (int64_t row = begin; row < end; ++row)
-    for (int64_t c = 0; c < channels; c += kStrip) {
-      const int64_t n = channels - c < kStrip ? channels - c : kStrip, at = row * channels + c;
-      const C* in[3];
-      for (int k = 0; k < 3; ++k) in[k] = source[k] ? as_acc(source[k] + at, buffer[k], n) : nullptr;
-      C* out[2] = {result[0], result[1]};
-      if constexpr (std::is_same_v<T, C>)
-        for (int k = 0; k < 2; ++k)
-          if (target[k]) out[k] = target[k] + at;
-      tiles.map(in, n, factors + c, channels, numbers, out);
-      for (int k = 0; k < 2; ++k)
-        if (target[k]) scatter(out[k], 1, n, 0, target[k] + at);
-    }
-}
-
-// Adds to `moments` [channels] those of rows [begin, end); scratch: `sums` [2 * channels], `centre` [kMostFactors * channels].
-template <class T, class C>
-void row_moments(int64_t channels, int64_t begin, int64_t end, const T* x, double* sums, C* centre,
-                 NormMoments* moments) {
-  const NormTiles<C> first = tiles_of<C, true>(NormPass::mean, Act::linear);
-  const NormTiles<C> second = tiles_of<C, true>(NormPass::spread, Act::linear);
-  const T* source[3] = {x, nullptr, nullptr};
-  double* squares = sums + channels;
-  for (int64_t c = 0; c < 2 * channels; ++c) sums[c] = 0;
-  for (int64_t c = 0; c < kMostFactors * channels; ++c) centre[c] = 0;
-  reduce_rows(channels, begin, end, first, source, centre, {}, sums);
-  for (int64_t c = 0; c < channels; ++c) centre[c] = C(sums[c] / (end - begin));
-  reduce_rows(channels, begin, end, second, source, centre, {}, squares);
-  for (int64_t c = 0; c < channels; ++c) moments[c].add(NormMoments::about(centre[c], sums[c], squares[c], end - begin));
 }

@@ -44,10 +44,6 @@ void each_unit(const ChannelRuns& runs, F f) {
   });
 }
 
-at::MemoryFormat format_of(const at::Tensor& x, int64_t dim) {
-  return dim == 1 ? x.suggest_memory_format() : at::MemoryFormat::Contiguous;
-}
-
 template <class T, class acc_t>
 std::vector<acc_t> write_out(const ChannelRuns& runs, const std::optional<at::Tensor>& values) {
   if (!values.has_value()) return {};

@@ -3,11 +3,19 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
+
 namespace {
 
 using at::Tensor;
 using gk::conv::Geometry;
 using gk::conv::Pair;
+
+// Each by itself: a product of sizes of ordinary layers passes 2^64 and wraps to zero.
+template <class... Tensors>
+bool any_empty(const Tensors&... tensors) {
+  return ((tensors.numel() == 0) || ...);
+}
 
 Pair pair(at::IntArrayRef v, const char* name) {
   TORCH_CHECK_VALUE(v.size() == 2, name, ": expected two numbers, got ", v);
@@ -40,6 +48,14 @@ void check_pair(const Tensor& a, const Tensor& b, const char* name) {
                     b.scalar_type());
 }
 
+void check_bias(const std::optional<Tensor>& bias, const Tensor& x, int64_t channels, const char* name) {
+  if (!bias.has_value() || !bias->defined()) return;
+  TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == channels, name, ": bias has shape ", bias->sizes(),
+                    ", expected [", channels, "]");
+  TORCH_CHECK_VALUE(bias->scalar_type() == x.scalar_type() && bias->device() == x.device(), name, ": bias is ",
+                    bias->scalar_type(), " on ", bias->device(), ", expected ", x.scalar_type(), " on ", x.device());
+}
+
 int64_t natural(const Geometry& g, int d, int64_t large, int64_t kernel) {
   return (large + 2 * g.padding[d] - g.dilation[d] * (kernel - 1) - 1) / g.stride[d] + 1;
 }
@@ -58,6 +74,7 @@ Tensor empty_result(at::IntArrayRef size, const Tensor& like, const std::optiona
 Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
                 at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::IntArrayRef size) {
   const Geometry g = geometry(stride, padding, dilation, groups);
+  pair(size, "conv2d: size");
   check_pair(x, weight, "conv2d");
   TORCH_CHECK_VALUE(x.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0, "conv2d: x has ", x.size(1),
                     " channels, weight is ", weight.sizes(), " in ", groups, " groups");
@@ -68,7 +85,13 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
         .to(x.scalar_type(), false, false, format);
   }
   const int64_t n = x.size(0), c = weight.size(0);
-  if (n * c * size[0] * size[1] * weight.numel() == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
+  check_bias(bias, x, c, "conv2d");
+  for (const int d : {0, 1}) {
+    const int64_t most = natural(g, d, x.size(2 + d), weight.size(2 + d));
+    TORCH_CHECK_VALUE(size[d] >= 0 && size[d] <= std::max<int64_t>(most, 0), "conv2d: size is ", size,
+                      ", expected at most ", most, " on axis ", d);
+  }
+  if (any_empty(x, weight) || size[0] * size[1] == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
   Tensor y;
   if (covers(g, x.sizes().slice(2), weight.sizes().slice(2)) && size[0] * size[1] == 1) {
     const Tensor a = x.contiguous().view({n, -1}), b = weight.contiguous().view({c, -1}).t();
@@ -85,6 +108,7 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
                  at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::IntArrayRef size) {
   const Geometry g = geometry(stride, padding, dilation, groups);
+  pair(size, "conv_transpose2d: size");
   check_pair(x, weight, "conv_transpose2d");
   TORCH_CHECK_VALUE(x.size(1) == weight.size(0) && weight.size(0) % groups == 0, "conv_transpose2d: x has ", x.size(1),
                     " channels, weight is ", weight.sizes(), " in ", groups, " groups");
@@ -95,7 +119,11 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
         .to(x.scalar_type(), false, false, format);
   }
   const int64_t n = x.size(0), c = weight.size(1) * groups;
-  if (n * c * size[0] * size[1] * x.numel() == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
+  check_bias(bias, x, c, "conv_transpose2d");
+  for (const int d : {0, 1})
+    TORCH_CHECK_VALUE(size[d] >= 0 && natural(g, d, size[d], weight.size(2 + d)) >= x.size(2 + d),
+                      "conv_transpose2d: size is ", size, ", too small on axis ", d, " for x of ", x.sizes());
+  if (any_empty(x, weight) || size[0] * size[1] == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
   Tensor y;
   if (covers(g, size, weight.sizes().slice(2)) && x.size(2) * x.size(3) == 1) {
     y = at::mm(x.contiguous().view({n, -1}), weight.contiguous().view({x.size(1), -1})).view({n, c, size[0], size[1]});
@@ -115,6 +143,7 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
 Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef stride, at::IntArrayRef padding,
                    at::IntArrayRef dilation, int64_t groups, at::IntArrayRef kernel) {
   const Geometry g = geometry(stride, padding, dilation, groups);
+  pair(kernel, "conv2d_weight_grad: kernel");
   check_pair(small, large, "conv2d_weight_grad");
   TORCH_CHECK_VALUE(small.size(0) == large.size(0) && small.size(1) % groups == 0 && large.size(1) % groups == 0,
                     "conv2d_weight_grad: ", small.sizes(), " and ", large.sizes(), " in ", groups, " groups");
@@ -124,7 +153,7 @@ Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef str
         .to(small.scalar_type(), false, false, format);
   const int64_t n = small.size(0), c = small.size(1), i = large.size(1) / groups;
   const Pair area{small.size(2), small.size(3)};
-  if (small.numel() * large.numel() * c * i * kernel[0] * kernel[1] == 0)
+  if (any_empty(small, large) || kernel[0] * kernel[1] == 0)
     return empty_result({c, i, kernel[0], kernel[1]}, small, std::nullopt, format);
   if (covers(g, large.sizes().slice(2), kernel) && area[0] * area[1] == 1)
     return at::mm(small.contiguous().view({n, c}).t(), large.contiguous().view({n, -1}))

@@ -1,5 +1,86 @@
 // Included by foreach_isa.h in each instruction set's namespace: rows of images as the FIR loops want them.
 
+// Four numbers, in the image's type in memory and in the accumulation type in a register.
+template <class A>
+struct Quad {
+  typedef A type __attribute__((vector_size(4 * sizeof(A))));
+};
+
+inline Quad<double>::type load_four(const double* x) {
+  Quad<double>::type v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+inline Quad<float>::type load_four(const float* x) {
+  Quad<float>::type v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+inline void store_four(Quad<double>::type v, double* out) { memcpy(out, &v, sizeof v); }
+inline void store_four(Quad<float>::type v, float* out) { memcpy(out, &v, sizeof v); }
+
+typedef uint16_t FourBits __attribute__((vector_size(8)));
+typedef uint32_t FourWide __attribute__((vector_size(16)));
+
+inline Quad<float>::type load_four(const c10::BFloat16* x) {
+  FourBits bits;
+  memcpy(&bits, x, sizeof bits);
+  return (Quad<float>::type)(__builtin_convertvector(bits, FourWide) << 16);
+}
+inline void store_four(Quad<float>::type v, c10::BFloat16* out) {  // to nearest even; a NaN stays one
+  const FourWide w = (FourWide)v, rounded = (w + 0x7FFF + ((w >> 16) & 1)) >> 16;
+  const FourWide chosen = (w & 0x7FFFFFFF) > 0x7F800000 ? (FourWide{} + 0x7FC0) : rounded;
+  const FourBits bits = __builtin_convertvector(chosen, FourBits);
+  memcpy(out, &bits, sizeof bits);
+}
+inline Quad<float>::type load_four(const c10::Half* x) {
+#if GK_X86_TARGETS && GK_VECTOR_BYTES >= 32
+  return (Quad<float>::type)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+#else
+  return Quad<float>::type{x[0], x[1], x[2], x[3]};
+#endif
+}
+inline void store_four(Quad<float>::type v, c10::Half* out) {
+#if GK_X86_TARGETS && GK_VECTOR_BYTES >= 32
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_cvtps_ph((__m128)v, 0));
+#else
+  for (int k = 0; k < 4; ++k) out[k] = c10::Half(v[k]);
+#endif
+}
+
+// A 4x4 block turned: rows x_step apart become columns, rows out_step apart.
+template <class From, class To>
+inline void turn_block(const From* x, int64_t x_step, To* out, int64_t out_step) {
+  const auto r0 = load_four(x), r1 = load_four(x + x_step);
+  const auto r2 = load_four(x + 2 * x_step), r3 = load_four(x + 3 * x_step);
+  const auto low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+  const auto high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+  store_four(__builtin_shufflevector(low01, low23, 0, 1, 4, 5), out);
+  store_four(__builtin_shufflevector(low01, low23, 2, 3, 6, 7), out + out_step);
+  store_four(__builtin_shufflevector(high01, high23, 0, 1, 4, 5), out + 2 * out_step);
+  store_four(__builtin_shufflevector(high01, high23, 2, 3, 6, 7), out + 3 * out_step);
+}
+
+// [rows, columns], rows x_step apart, to [columns, rows], rows out_step apart. The image's side, whose rows are the
+// further apart, is gone through row by row, so that its cache lines are met once.
+template <class From, class To>
+void turn(const From* x, int64_t x_step, To* out, int64_t out_step, int64_t rows, int64_t columns) {
+  const auto block = [&](int64_t r, int64_t c) {
+    const From* from = x + r * x_step + c;
+    To* to = out + c * out_step + r;
+    if (r + 4 <= rows && c + 4 <= columns) return turn_block(from, x_step, to, out_step);
+    for (int64_t i = 0; i < std::min<int64_t>(4, rows - r); ++i)
+      for (int64_t j = 0; j < std::min<int64_t>(4, columns - c); ++j) to[j * out_step + i] = To(from[i * x_step + j]);
+  };
+  if (x_step >= out_step) {
+    for (int64_t r = 0; r < rows; r += 4)
+      for (int64_t c = 0; c < columns; c += 4) block(r, c);
+  } else {
+    for (int64_t c = 0; c < columns; c += 4)
+      for (int64_t r = 0; r < rows; r += 4) block(r, c);
+  }
+}
+
 // A row of pixels of `inner` numbers, strides apart, as consecutive accumulation-type numbers.
 template <class T, class A>
 void gather_row(const T* x, int64_t step, int64_t channel_step, int64_t pixels, int64_t inner, A* out) {
@@ -11,6 +92,8 @@ void gather_row(const T* x, int64_t step, int64_t channel_step, int64_t pixels, 
     } else {
       for (int64_t i = 0; i < pixels; ++i) load_block(x + i * step, out + i * inner, inner);
     }
+  } else if (step == 1) {
+    turn(x, channel_step, out, inner, inner, pixels);
   } else {
     for (int64_t c = 0; c < inner; ++c)
       for (int64_t i = 0; i < pixels; ++i) out[i * inner + c] = A(x[i * step + c * channel_step]);
@@ -27,6 +110,8 @@ void scatter_row(const A* x, T* out, int64_t step, int64_t channel_step, int64_t
     } else {
       for (int64_t i = 0; i < pixels; ++i) store_block(x + i * inner, out + i * step, inner);
     }
+  } else if (step == 1) {
+    turn(x, inner, out, channel_step, pixels, inner);
   } else {
     for (int64_t c = 0; c < inner; ++c)
       for (int64_t i = 0; i < pixels; ++i) out[i * step + c * channel_step] = T(x[i * inner + c]);

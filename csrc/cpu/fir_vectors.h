@@ -47,57 +47,58 @@ struct FirVector {
   }
 };
 
-// W vectors of sum_t c[t] * p[t][j..]; T taps where known when compiled, else `taps`.
+// W vectors of sum_t c[t] * p[t][at..]; T taps where known when compiled, else `taps`.
 template <int T, int W, class A>
-inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p, int64_t j) {
+inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p,
+                        int64_t at) {
   using V = FirVector<A>;
   const int64_t n = T ? T : taps;
-  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + j + w * V::lanes);
+  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + at + w * V::lanes);
   for (int64_t t = 1; t < n; ++t)
-    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + j + w * V::lanes);
+    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + at + w * V::lanes);
 }
 
 template <int T, class A>
-inline void weighted_sum_of(A* out, int64_t n, int64_t taps, const A* c, const A* const* p) {
+inline void weighted_sum_of(A* out, int64_t n, int64_t taps, const A* c, const A* const* p, int64_t at) {
   using V = FirVector<A>;
   constexpr int W = T ? 2 : 4;
   const int64_t count = T ? T : taps;
   int64_t j = 0;
   for (; j + W * V::lanes <= n; j += W * V::lanes) {
     typename V::type sum[W];
-    sum_vectors<T>(sum, count, c, p, j);
+    sum_vectors<T>(sum, count, c, p, at + j);
     for (int w = 0; w < W; ++w) V::store(out + j + w * V::lanes, sum[w]);
   }
   for (; j < n && n >= V::lanes; j += V::lanes) {
     const int64_t i = std::min(j, n - V::lanes);
     typename V::type sum[1];
-    sum_vectors<T>(sum, count, c, p, i);
+    sum_vectors<T>(sum, count, c, p, at + i);
     V::store(out + i, sum[0]);
   }
   for (; j < n; ++j) {
     A sum = 0;
-    for (int64_t t = 0; t < count; ++t) sum += c[t] * p[t][j];
+    for (int64_t t = 0; t < count; ++t) sum += c[t] * p[t][at + j];
     out[j] = sum;
   }
 }
 
-// out[j] = sum_t c[t] * p[t][j].
+// out[j] = sum_t c[t] * p[t][at + j].
 template <class A>
-void weighted_sum(A* out, int64_t n, int64_t taps, const A* c, const A* const* p) {
+void weighted_sum(A* out, int64_t n, int64_t taps, const A* c, const A* const* p, int64_t at) {
   switch (taps) {
     case 0:
       std::fill(out, out + n, A(0));
       return;
     case 1:
-      return weighted_sum_of<1>(out, n, taps, c, p);
+      return weighted_sum_of<1>(out, n, taps, c, p, at);
     case 2:
-      return weighted_sum_of<2>(out, n, taps, c, p);
+      return weighted_sum_of<2>(out, n, taps, c, p, at);
     case 3:
-      return weighted_sum_of<3>(out, n, taps, c, p);
+      return weighted_sum_of<3>(out, n, taps, c, p, at);
     case 4:
-      return weighted_sum_of<4>(out, n, taps, c, p);
+      return weighted_sum_of<4>(out, n, taps, c, p, at);
     default:
-      return weighted_sum_of<0>(out, n, taps, c, p);
+      return weighted_sum_of<0>(out, n, taps, c, p, at);
   }
 }
 

@@ -1,6 +1,6 @@
 // upfirdn2d on the CPU: rows are summed into one row that stays in cache, which is then filtered across into the
-// output; polyphase in both directions, so that no inserted zero is multiplied. A 2-D filter that is an outer product is
-// split into its factors; any other sums over rows and columns at once.
+// output; polyphase in both directions, so that no inserted zero is multiplied. A 2-D filter that is an outer product
+// is split into its factors; any other sums over rows and columns at once.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "cpu/huge_pages.h"
 #include "cpu/upfirdn2d_plan.h"
 
 namespace gk {
@@ -53,8 +54,10 @@ struct FirFilter {
 };
 
 std::vector<double> numbers(const at::Tensor& f, bool flip) {
-  const at::Tensor d = f.to(at::kDouble).contiguous();
-  std::vector<double> out(d.const_data_ptr<double>(), d.const_data_ptr<double>() + d.numel());
+  const at::Tensor c = f.contiguous();
+  std::vector<double> out(c.numel());
+  with_fir_dtype(c.scalar_type(),
+                 [&](auto t, auto) { std::copy_n(c.const_data_ptr<decltype(t)>(), c.numel(), out.begin()); });
   if (!flip) std::reverse(out.begin(), out.end());
   return out;
 }
@@ -62,8 +65,8 @@ std::vector<double> numbers(const at::Tensor& f, bool flip) {
 // Fits an outer product to `whole` by alternating least squares and takes it where it is within `slack` of each tap.
 void factor(FirFilter& f, int64_t kh, int64_t kw, double slack) {
   const auto& w = f.whole;
-  const int64_t top = std::max_element(w.begin(), w.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }) -
-                      w.begin();
+  const int64_t top =
+      std::max_element(w.begin(), w.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }) - w.begin();
   std::vector<double> x(w.begin() + top / kw * kw, w.begin() + (top / kw + 1) * kw), y(kh);
   const auto square = [](const std::vector<double>& v) {
     return std::inner_product(v.begin(), v.end(), v.begin(), 0.0);
@@ -131,7 +134,7 @@ void run(const FirJob<T, A>& job) {
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, (h.out + h.in) * block));
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<A[]> numbers(new A[length * (1 + v.most) + out + room]);
-    std::vector<const A*> pointers(2 * v.most * (h.most + 1));
+    std::vector<const A*> pointers(kept * h.period * h.most + v.most);
     std::vector<int64_t> held(v.most);
     A* at = numbers.get();
     const FirScratch<A> scratch{at,
@@ -140,7 +143,7 @@ void run(const FirJob<T, A>& job) {
                                 at + length * (1 + v.most) + out,
                                 length,
                                 pointers.data(),
-                                pointers.data() + 2 * v.most * h.most,
+                                pointers.data() + kept * h.period * h.most,
                                 held.data()};
     while (begin < end) {
       const int64_t plane = begin / v.out, row = begin % v.out, last = std::min(v.out, row + end - begin);
@@ -150,14 +153,15 @@ void run(const FirJob<T, A>& job) {
   });
 }
 
-at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy,
-                     at::IntArrayRef up, at::IntArrayRef down, at::IntArrayRef padding, bool flip, double gain) {
+at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy, at::IntArrayRef up,
+                     at::IntArrayRef down, at::IntArrayRef padding, bool flip, double gain) {
   const FirFilter filter = read_filter(x, f, fy, flip);
   const auto axes = fir_axes(x, {fy.value_or(f).size(0), f.size(-1)}, up, down, padding);
   const FirLine h(axes[0]), v(axes[1]);
   const auto format = x.suggest_memory_format();
   at::Tensor y = at::empty({x.size(0), x.size(1), v.out, h.out}, x.options().memory_format(format));
   if (y.numel() == 0) return y;
+  prefer_huge_pages(y);
   const FirView view(x, format == at::MemoryFormat::ChannelsLast, std::max(h.in, h.out), h.period == h.step);
   constexpr int64_t kTile = 4096;  // numbers of a row held at a time
   const int64_t periods = std::max<int64_t>(1, kTile / (view.block * std::max(h.period, h.step)));
@@ -165,8 +169,17 @@ at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::option
   with_fir_dtype(x.scalar_type(), [&](auto t, auto a) {
     using T = decltype(t);
     using A = decltype(a);
-    FirJob<T, A> job{x.const_data_ptr<T>(), y.mutable_data_ptr<T>(), Strides(x), Strides(y), h, v, view, tile,
-                     filter.separable(), {}, {}};
+    FirJob<T, A> job{x.const_data_ptr<T>(),
+                     y.mutable_data_ptr<T>(),
+                     Strides(x),
+                     Strides(y),
+                     h,
+                     v,
+                     view,
+                     tile,
+                     filter.separable(),
+                     {},
+                     {}};
     if (filter.separable()) {
       job.cx = by_phase<A>(h, filter.x, 1);
       job.cy = by_phase<A>(v, filter.y, gain);

@@ -3,18 +3,22 @@
 import torch
 from torch import Tensor
 
-from gankernels.nn import _shims as ops
+from gankernels import ops
 
 
 class Conv2d(torch.nn.Conv2d):
     """`torch.nn.Conv2d` on `ops.conv2d`: the same arguments, parameters and state-dict names.
 
-    Raises: ValueError for a padding mode other than "zeros", or padding given in words.
+    Raises: ValueError for a padding mode other than "zeros".
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        _check_padding(self)
+        if self.padding_mode != "zeros":
+            raise ValueError(
+                f"Conv2d: padding_mode is {self.padding_mode!r}, expected 'zeros'; pad the input first "
+                "(torch.nn.functional.pad)"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, H', W']."""
@@ -22,25 +26,10 @@ class Conv2d(torch.nn.Conv2d):
 
 
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d` on `ops.conv_transpose2d`: the same arguments, parameters and state-dict names.
-
-    Raises: ValueError for a padding mode other than "zeros".
-    """
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        _check_padding(self)
+    """`torch.nn.ConvTranspose2d` on `ops.conv_transpose2d`: the same arguments, parameters and state-dict names."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, H', W']."""
         return ops.conv_transpose2d(
             x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
-
-
-def _check_padding(module: torch.nn.Module) -> None:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise ValueError(
-            f"{type(module).__name__}: padding_mode {module.padding_mode!r} with padding {module.padding!r}, expected "
-            "'zeros' and numbers; pad the input first (torch.nn.functional.pad)"
         )

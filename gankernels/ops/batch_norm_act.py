@@ -81,7 +81,8 @@ def _check_channels(x: Tensor, given: dict[str, Tensor]) -> None:
             raise ValueError(f"batch_norm_act: {name} is on {t.device}, expected {x.device} as x; move one of them")
         if t.dtype not in kinds:
             raise ValueError(
-                f"batch_norm_act: {name} has dtype {t.dtype}, expected {' or '.join(sorted(map(str, kinds)))}; convert it"
+                f"batch_norm_act: {name} has dtype {t.dtype}, expected {' or '.join(sorted(map(str, kinds)))}; "
+                "convert it"
             )
         first = first or name
         if t.dtype != given[first].dtype:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankernels import _backend
+from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
 _ROOT2 = math.sqrt(2)
@@ -19,7 +19,7 @@ ACTIVATIONS = {
     "lrelu": (lambda x, alpha: F.leaky_relu(x, alpha), 0.2, _ROOT2),
     "tanh": (lambda x, alpha: torch.tanh(x), 0.0, 1.0),
     "sigmoid": (lambda x, alpha: torch.sigmoid(x), 0.0, 1.0),
-    "elu": (lambda x, alpha: F.elu(x, alpha), 1.0, 1.0),
+    "elu": (lambda x, alpha: F.elu(x), 1.0, 1.0),
     "selu": (lambda x, alpha: F.selu(x), 0.0, 1.0),
     "softplus": (lambda x, alpha: F.softplus(x), 0.0, 1.0),
     "swish": (lambda x, alpha: F.silu(x), 0.0, _ROOT2),
@@ -44,7 +44,7 @@ def bias_act(
         bias: [x.shape[dim]], dtype and device of x; None for none.
         dim: the dimension that bias runs along; negative counts from the end.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
-        alpha: slope below zero of lrelu (default 0.2), scale of elu (default 1); the others ignore it.
+        alpha: slope below zero of lrelu, default 0.2; the others ignore it (elu's scale is 1).
         gain: default sqrt(2) for relu, lrelu and swish, else 1.
         clamp: bound of the result's magnitude, 0 or more; None for none. At the bound the gradient is torch.clamp's.
 
@@ -56,8 +56,8 @@ def bias_act(
     The epilogue of StyleGAN2's layers (Karras et al. 2020, arXiv 1912.04958).
     """
     _check.floating("bias_act", "x", x)
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"bias_act: dim is {dim}, expected a dimension of x, which has {x.ndim}")
+    if not isinstance(dim, int) or not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"bias_act: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
     if bias is not None:
         if _check.autocast_dtype(x) is not None and isinstance(bias, Tensor) and bias.is_floating_point():
@@ -73,10 +73,12 @@ def resolve(
     op: str, act: str, alpha: float | None, gain: float | None, clamp: float | None
 ) -> tuple[float, float, float]:
     """Defaults filled in and checked: (alpha, gain, clamp), clamp -1 for none."""
-    if act not in ACTIVATIONS:
+    if not isinstance(act, str) or act not in ACTIVATIONS:
         raise ValueError(f"{op}: act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
     _, default_alpha, default_gain = ACTIVATIONS[act]
     alpha = _check.finite(op, "alpha", default_alpha if alpha is None else alpha)
+    if act != "lrelu":
+        alpha = default_alpha
     gain = _check.finite(op, "gain", default_gain if gain is None else gain)
     if clamp is None:
         return alpha, gain, -1.0
@@ -143,7 +145,9 @@ def _run_derivative(*args):
 
 def _output_suffices(act, alpha, gain, clamp):
     """The output alone tells the slope; not at a clamp, where it is ambiguous, nor where a factor turns signs."""
-    return clamp < 0 and gain > 0 and (act in ("relu", "tanh", "sigmoid") or (act == "lrelu" and alpha >= 0))
+    if act in ("tanh", "sigmoid"):  # needs y / gain exactly: a rounded one is wrong where the curve saturates
+        return clamp < 0 and gain == 1
+    return clamp < 0 and gain > 0 and (act == "relu" or (act == "lrelu" and alpha >= 0))
 
 
 def _setup(ctx, inputs, output):
@@ -161,11 +165,11 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, g):
     ref, bias = ctx.saved_tensors
-    want_bias = ctx.has_bias and ctx.needs_input_grad[1]
+    want_x, want_bias = _pruning.wanted(ctx, True, ctx.has_bias)
     gx, gb = torch.ops.gankernels.bias_act_derivative(
-        g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, ctx.needs_input_grad[0], want_bias
+        g, None, None, ref, bias, ctx.from_output, 1, *ctx.numbers, want_x, want_bias
     )
-    return (gx if ctx.needs_input_grad[0] else None, gb if want_bias else None, *[None] * 5)
+    return (gx if want_x else None, gb if want_bias else None, *[None] * 5)
 
 
 def _setup_derivative(ctx, inputs, output):
@@ -178,7 +182,9 @@ def _setup_derivative(ctx, inputs, output):
 def _backward_derivative(ctx, cotangent, cotangent_bias):
     g, g_bias, h, ref, bias = ctx.saved_tensors
     dim, act = ctx.numbers[:2]
-    need_g, need_g_bias, need_h, need_ref, need_bias = ctx.needs_input_grad[:5]
+    need_g, need_g_bias, need_h, need_ref, need_bias = _pruning.wanted(
+        ctx, *(t is not None for t in (g, g_bias, h, ref, bias))
+    )
     if not ctx.wanted[0]:
         cotangent = torch.zeros_like(g)
     if not ctx.wanted[1]:
@@ -193,8 +199,8 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
         )
         return (outs[0] if full else None), (outs[1] if reduced else None)
 
-    d_g, d_g_bias = derivative(h, ctx.order, need_g, need_g_bias and g_bias is not None)
-    d_h, _ = derivative(whole_g, ctx.order, need_h and h is not None, False)
+    d_g, d_g_bias = derivative(h, ctx.order, need_g, need_g_bias)
+    d_h, _ = derivative(whole_g, ctx.order, need_h, False)
     d_ref = d_bias = None
     smooth = act not in ("linear", "relu", "lrelu")
     if smooth and not (ctx.ref_is_output and ctx.order == 3) and (need_ref or need_bias):
@@ -204,16 +210,49 @@ def _backward_derivative(ctx, cotangent, cotangent_bias):
                 "use gankernels.backend('reference')"
             )
         factor = whole_g if h is None else whole_g * h
-        d_ref, d_bias = derivative(factor, ctx.order + 1, need_ref, need_bias and bias is not None)
+        d_ref, d_bias = derivative(factor, ctx.order + 1, need_ref, need_bias)
     return (d_g, d_g_bias, d_h, d_ref, d_bias, *[None] * 9)
 
 
-torch.library.register_fake("gankernels::bias_act", _fake)
-torch.library.register_fake("gankernels::bias_act_derivative", _fake_derivative)
+def _vmap_rule(op, whole, channels, dim):
+    """A vmap rule: tensors numbered `whole` take the mapped dimension in front, which moves argument `dim` on by one.
+
+    Where one of `channels` is mapped, or each sample wants its own sum over the others, the samples run one by one.
+    """
+
+    def rule(info, in_dims, *args):
+        if any(in_dims[i] is not None for i in channels) or args[-1] is True:
+            each = [
+                op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+                for i in range(info.batch_size)
+            ]
+            return tuple(map(torch.stack, zip(*each, strict=True))) if whole[1:] else torch.stack(each), each_dim
+        args = list(args)
+        for i in whole:
+            if args[i] is not None:
+                d = in_dims[i]
+                args[i] = args[i].expand(info.batch_size, *args[i].shape) if d is None else args[i].movedim(d, 0)
+        args[dim] += 1
+        out = op(*args)
+        return (out[0], out[1].expand(info.batch_size, 0)) if whole[1:] else out, each_dim
+
+    each_dim = (0, 0) if whole[1:] else 0
+    return rule
+
+
+def _register_rules(namespace):
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::bias_act", _fake)
+    torch.library.register_fake(f"{namespace}::bias_act_derivative", _fake_derivative)
+    torch.library.register_vmap(f"{namespace}::bias_act", _vmap_rule(ops.bias_act, (0,), (1,), 2))
+    rule = _vmap_rule(ops.bias_act_derivative, (0, 2, 3), (1, 4), 7)
+    torch.library.register_vmap(f"{namespace}::bias_act_derivative", rule)
+
+
+_register_rules("gankernels")
+if _backend.native_error is None:
+    _register_rules("gankernels_native")
 torch.library.register_autograd("gankernels::bias_act", _backward, setup_context=_setup)
 torch.library.register_autograd(
     "gankernels::bias_act_derivative", _backward_derivative, setup_context=_setup_derivative
 )
-if _backend.native_error is None:
-    torch.library.register_fake("gankernels_native::bias_act", _fake)
-    torch.library.register_fake("gankernels_native::bias_act_derivative", _fake_derivative)

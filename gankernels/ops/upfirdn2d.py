@@ -45,8 +45,8 @@ def upfirdn2d(
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; Zhang, "Making Convolutional Networks
     Shift-Invariant Again", 2019.
     """
-    ux, uy = _pair("up", up, at_least=1)
-    dx, dy = _pair("down", down, at_least=1)
+    ux, uy = _pair("up", up)
+    dx, dy = _pair("down", down)
     x0, x1, y0, y1 = _padding(padding)
     gain = _check.finite("upfirdn2d", "gain", gain)
     filter = _checked_filter(x, filter)
@@ -130,7 +130,7 @@ def upsample2d(
 
     ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    ux, uy = _pair("up", up, at_least=1)
+    ux, uy = _pair("up", up)
     grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
     return upfirdn2d(x, f, up=[ux, uy], padding=grown, flip_filter=flip_filter, gain=gain * ux * uy)
 
@@ -142,7 +142,7 @@ def downsample2d(
 
     ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    dx, dy = _pair("down", down, at_least=1)
+    dx, dy = _pair("down", down)
     grown = _grown(padding, f, lambda k, d: ((k - d + 1) // 2, (k - d) // 2), (dx, dy))
     return upfirdn2d(x, f, down=[dx, dy], padding=grown, flip_filter=flip_filter, gain=gain)
 
@@ -166,22 +166,22 @@ def reference(
     return y.to(x.dtype).contiguous(memory_format=_check.kept_format(x))
 
 
-def _pair(name: str, value: Pair, at_least: int | None = None) -> tuple[int, int]:
-    pair = _whole_numbers(name, value, (2,))
-    if at_least is not None and min(pair) < at_least:
-        raise ValueError(f"upfirdn2d: {name} is {value}, expected {at_least} or more on each axis")
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    pair = (value, value) if type(value) is int else _whole_numbers(name, value, (2,))
+    if pair[0] < 1 or pair[1] < 1:
+        raise ValueError(f"upfirdn2d: {name} is {value}, expected 1 or more on each axis")
     return pair
 
 
-def _padding(value: Pair) -> tuple[int, int, int, int]:
-    given = _whole_numbers("padding", value, (2, 4))
+def _padding(value: Pair) -> Sequence[int]:
+    given = (value, value) if type(value) is int else _whole_numbers("padding", value, (2, 4))
     return given if len(given) == 4 else (given[0], given[0], given[1], given[1])
 
 
-def _whole_numbers(name: str, value: Any, lengths: tuple[int, ...]) -> tuple:
+def _whole_numbers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence:
     """One number for both axes, or as many as one of `lengths`."""
-    numbers = tuple(value) if isinstance(value, Sequence | torch.Size) else (value, value)
-    whole = all(isinstance(v, Integral | torch.SymInt) and not isinstance(v, bool) for v in numbers)
+    numbers = value if isinstance(value, list | tuple) else (value, value)
+    whole = all(type(v) is int or (isinstance(v, Integral | torch.SymInt) and type(v) is not bool) for v in numbers)
     if not whole or len(numbers) not in lengths:
         forms = "n, [x, y] or [x0, x1, y0, y1]" if 4 in lengths else "n or [x, y]"
         raise ValueError(f"upfirdn2d: {name} is {value!r}, expected whole numbers as {forms}")

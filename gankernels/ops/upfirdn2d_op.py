@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankernels import _backend
+from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
 SETTINGS = "SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gain"
@@ -123,7 +123,7 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, g):
     x, f, fy = ctx.saved_tensors
-    want_x, want_f, want_fy = ctx.needs_input_grad[:3]
+    want_x, want_f, want_fy = _pruning.wanted(ctx, True, True, fy is not None)
     gx = gf = gfy = None
     if want_x:
         gx = _adjoint(g, f, fy, *ctx.settings, ctx.size)
@@ -144,8 +144,9 @@ def _save_filter_grad(ctx, inputs, output):
 
 def _backward_filter_grad(ctx, gg):  # [KH, KW]
     x, g = ctx.saved_tensors
-    gx = _adjoint(g, gg, None, *ctx.settings, x.shape[2:]) if ctx.needs_input_grad[0] else None
-    return gx, upfirdn2d(x, gg, None, *ctx.settings), None, None, None, None, None, None
+    want_x, want_g = _pruning.wanted(ctx, True, True)
+    gx = _adjoint(g, gg, None, *ctx.settings, x.shape[2:]) if want_x else None
+    return gx, upfirdn2d(x, gg, None, *ctx.settings) if want_g else None, None, None, None, None, None, None
 
 
 torch.library.register_autograd("gankernels::upfirdn2d", _backward, setup_context=_save)

@@ -143,10 +143,11 @@ PRESETS = {
     "demo": TrainConfig(
         out=Path("runs/demo"),
         width=32,
-        images=150_000,
-        minutes=7,
-        sample_every=7_500,
-        checkpoint_every=30_000,
+        batch=32,
+        images=240_000,
+        minutes=6,
+        sample_every=12_000,
+        checkpoint_every=48_000,
     ),
     "dcgan": TrainConfig(resolution=64, data="emoji", mirror=True),
 }

@@ -31,9 +31,7 @@ class Status:
         return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
     def text(self) -> str:
-        return (
-            f"step {self.step}  D {self.d_loss:.3f}  G {self.g_loss:.3f}  {self.rate:.0f} images/s  {self.clock()} left"
-        )
+        return f"D {self.d_loss:.3f}  G {self.g_loss:.3f}  {self.rate:.0f} images/s  {self.clock()} left"
 
 
 class Progress(Protocol):
@@ -53,7 +51,7 @@ class PlainProgress:
         now = time.monotonic()
         if now - self._last >= self._interval:
             self._last = now
-            self.say(f"{status.images}/{status.total} images  {status.text()}")
+            self.say(f"step {status.step}  {status.images}/{status.total} images  {status.text()}")
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -68,7 +66,6 @@ class RichProgress:
     def __init__(self) -> None:
         progress = need("rich.progress", "train")
         self._bar = progress.Progress(
-            progress.TextColumn("training"),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[text]}"),

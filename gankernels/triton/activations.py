@@ -93,11 +93,10 @@ def act_derivative(u, alpha, ACT: tl.constexpr, K: tl.constexpr):
 def slope_of_output(y, alpha, gain, ACT: tl.constexpr, K: tl.constexpr):
     """Derivative of order K - 1, in y, of the slope of gain * act written as a function of its output y."""
     if ACT == "tanh" or ACT == "sigmoid":
-        t = y / gain
-        if K == 1:
-            return gain * (1.0 - t * t) if ACT == "tanh" else gain * t * (1.0 - t)
+        if K == 1:  # gain - y is exact where it cancels
+            return ((gain - y) * (gain + y) if ACT == "tanh" else y * (gain - y)) / gain
         if K == 2:
-            return -2.0 * t if ACT == "tanh" else 1.0 - 2.0 * t
+            return (-2.0 * y if ACT == "tanh" else gain - 2.0 * y) / gain
         return tl.full(y.shape, -2.0, y.dtype) / gain
     else:
         return gain * act_derivative(y, alpha, ACT, K)

@@ -1,0 +1,85 @@
+"""Small float64 numbers of the operators, kept in tests/golden.npz: `python tests/golden_cases.py` writes them anew.
+
+They were written by the reference backend once it agreed with the published implementations' numbers, so that a later
+change of the reference cannot pass unseen. Per case: inputs, result, cotangent, first and second order gradients.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import torch
+
+import gankernels
+from gankernels import ops
+
+FILE = pathlib.Path(__file__).parent / "golden.npz"
+
+
+def _draw(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def _cases():
+    """name: (function of tensors, {argument: tensor})."""
+    x = _draw(2, 3, 5, 4)
+    for i, (act, clamp) in enumerate(
+        [("lrelu", None), ("swish", 1.0), ("tanh", None), ("elu", 0.8), ("softplus", None)]
+    ):
+        yield (
+            f"bias_act_{act}",
+            lambda x, b, act=act, clamp=clamp: ops.bias_act(x, b, act=act, clamp=clamp),
+            {"x": x, "b": _draw(3, seed=i + 1)},
+        )
+    f, f2 = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, _draw(3, 2, seed=9).float()
+    for name, kwargs in {
+        "up": {"up": 2, "padding": [2, 1, 2, 1], "gain": 4},
+        "down": {"down": 2, "padding": 1},
+        "both": {"up": [2, 3], "down": [3, 1], "padding": [3, -1, 2, 2], "flip_filter": True, "gain": -1.5},
+    }.items():
+        yield f"upfirdn2d_{name}", lambda x, kwargs=kwargs: ops.upfirdn2d(x, f, **kwargs), {"x": x}
+        yield f"upfirdn2d_{name}_full", lambda x, kwargs=kwargs: ops.upfirdn2d(x, f2, **kwargs), {"x": x}
+    yield "filter2d", lambda x: ops.filter2d(x, f), {"x": x}
+    yield "upsample2d", lambda x: ops.upsample2d(x, f), {"x": x}
+    yield "downsample2d", lambda x: ops.downsample2d(x, f), {"x": x}
+    w = _draw(4, 3, 3, 3, seed=5)
+    yield "conv2d", lambda x, w: ops.conv2d(x, w, stride=2, padding=1), {"x": x, "w": w}
+    yield (
+        "conv_transpose2d",
+        lambda x, w, b: ops.conv_transpose2d(x, w, b, stride=2, padding=1),
+        {"x": x, "w": _draw(3, 4, 4, 4, seed=6), "b": _draw(4, seed=7)},
+    )
+    yield (
+        "batch_norm_act",
+        lambda x, w, b: ops.batch_norm_act(x, w, b, None, None, training=True, act="lrelu"),
+        {"x": x, "w": _draw(3, seed=8), "b": _draw(3, seed=9)},
+    )
+
+
+CASES = {name: (f, tensors) for name, f, tensors in _cases()}
+
+
+def numbers(name: str) -> dict[str, np.ndarray]:
+    """Result and derivatives of a case on the backend in force."""
+    f, tensors = CASES[name]
+    leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
+    y = f(**leaves)
+    gy = _draw(*y.shape, seed=99).requires_grad_()
+    first = torch.autograd.grad(y, list(leaves.values()), gy, create_graph=True)
+    total = sum(g.square().sum() for g in first)
+    second = torch.autograd.grad(total, [*leaves.values(), gy], allow_unused=True, materialize_grads=True)
+    found = {"y": y, **{f"grad.{k}": g for k, g in zip(leaves, first, strict=True)}}
+    found |= {f"gradgrad.{k}": g for k, g in zip([*leaves, "gy"], second, strict=True)}
+    return {f"{name}/{k}": v.detach().numpy() for k, v in found.items()}
+
+
+def main() -> None:
+    with gankernels.backend("reference"):
+        kept = {k: v for name in CASES for k, v in numbers(name).items()}
+    np.savez_compressed(FILE, **kept)
+    print(f"{FILE}: {len(CASES)} cases, {len(kept)} arrays")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Numbers that must not move: our own, kept here, and a folder of published ones where GANKERNELS_GOLDEN names it."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import CASES, FILE, numbers
+
+import gankernels
+from gankernels import ops
+
+FOLDER = os.environ.get("GANKERNELS_GOLDEN", "")
+PUBLISHED = sorted(pathlib.Path(FOLDER).glob("*.npz")) if FOLDER else []
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", CASES)
+def test_kept_numbers(name, backend):
+    kept = np.load(FILE)
+    with gankernels.backend(backend):
+        found = numbers(name)
+    assert set(found) == {k for k in kept.files if k.startswith(f"{name}/")}
+    for key, value in found.items():
+        scale = max(np.abs(kept[key]).max(), 1)
+        np.testing.assert_allclose(value, kept[key], rtol=1e-9, atol=1e-9 * scale, err_msg=key)
+
+
+def test_the_published_folder_is_there():
+    if not FOLDER:
+        pytest.skip("GANKERNELS_GOLDEN names no folder of published numbers")
+    assert PUBLISHED, f"GANKERNELS_GOLDEN={FOLDER} holds no .npz"
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_published_numbers(path, backend):
+    d = np.load(path)
+    spec = json.loads(str(d["spec"]))
+    op = spec.get("op")
+    if not hasattr(ops, str(op)):
+        pytest.skip(f"{op or spec.get('family')} is not built yet")
+    inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in ("x", "b", "w", "f") if k in d}
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    with gankernels.backend(backend):
+        y = getattr(ops, op)(*inputs.values(), **spec["kwargs"])
+        gy = torch.from_numpy(d["gy"].copy()).requires_grad_()
+        first = torch.autograd.grad(y, leaves, gy, create_graph=True)
+        total = sum(g.square().sum() for g in first)
+        second = torch.autograd.grad(total, [*leaves, gy], allow_unused=True, materialize_grads=True)
+    found = {"y": y} | {f"grad{i}": g for i, g in enumerate(first)} | {f"gradgrad{i}": g for i, g in enumerate(second)}
+    for key, value in found.items():
+        if key in d:
+            scale = max(np.abs(d[key]).max(), 1e-9)
+            np.testing.assert_allclose(value.detach().numpy(), d[key], rtol=0, atol=1e-6 * scale, err_msg=key)
