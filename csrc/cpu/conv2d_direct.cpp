@@ -220,8 +220,6 @@ struct Direct {
 bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& g, at::IntArrayRef size,
                  bool transposed, at::MemoryFormat format) {
   if (x.scalar_type() != at::kFloat || format != at::MemoryFormat::Contiguous) return false;
-  const char* force = getenv("GK_CONV_ROUTE");
-  if (force) return force[0] == 'd';
   const int64_t in_channels = x.size(1) / g.groups;
   const int64_t fewer = std::min(in_channels, transposed ? weight.size(1) : weight.size(0) / g.groups);
   const int64_t columns = transposed ? size[1] / g.stride[1] : size[1];
