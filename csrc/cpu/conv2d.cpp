@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace {
 
@@ -69,6 +70,18 @@ Tensor empty_result(at::IntArrayRef size, const Tensor& like, const std::optiona
   Tensor y = at::zeros(size, like.options().memory_format(f));
   if (bias.has_value()) y += bias->view({-1, 1, 1});
   return y;
+}
+
+// A tensor to pass where only the shape is read. Its memory is kept and never touched: a fresh one for each call would
+// take the pages that the result could have reused, and cost milliseconds.
+Tensor shape_only(at::IntArrayRef size, const Tensor& like, at::MemoryFormat format) {
+  thread_local Tensor kept;
+  const int64_t bytes = c10::multiply_integers(size) * like.element_size();
+  if (!kept.defined() || kept.numel() < bytes) kept = at::empty({bytes}, like.options().dtype(at::kByte));
+  const auto none = [hold = kept](void*) {};
+  std::vector<int64_t> strides{size[1] * size[2] * size[3], size[2] * size[3], size[3], 1};
+  if (format == at::MemoryFormat::ChannelsLast) strides = c10::get_channels_last_strides_2d(size);
+  return at::from_blob(kept.mutable_data_ptr(), size, strides, none, like.options());
 }
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
@@ -162,7 +175,7 @@ Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef str
   // An output_padding of a stride or more leaves rows of `large` that `small` could have but has not: those are zero.
   const Pair full{natural(g, 0, large.size(2), kernel[0]), natural(g, 1, large.size(3), kernel[1])};
   const Tensor whole = full == area ? small : at::constant_pad_nd(small, {0, full[1] - area[1], 0, full[0] - area[0]});
-  const Tensor weight = at::empty({c, i, kernel[0], kernel[1]}, small.options());  // only its shape is read
+  const Tensor weight = shape_only({c, i, kernel[0], kernel[1]}, small, format);
   const auto grads = at::convolution_backward(whole, large, weight, std::nullopt, stride, padding, dilation, false,
                                               {0, 0}, groups, {false, true, false});
   return std::get<1>(grads).contiguous(format);

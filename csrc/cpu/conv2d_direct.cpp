@@ -230,7 +230,7 @@ bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& 
   if (g.groups > 1) return true;
   if (transposed) return fewer <= 32;
   if (weight.size(2) * weight.size(3) == 1) return false;
-  return strided ? in_channels <= 16 || columns >= 64 : fewer <= 32;
+  return strided ? in_channels <= 16 || columns >= 128 : fewer <= 32;
 }
 
 at::Tensor direct(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
