@@ -406,6 +406,21 @@ def test_bytes_in_memory_are_bounded(tmp_path, monkeypatch):
     assert ahead == 0
 
 
+def test_files_that_are_no_images_are_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(reading, "_BYTES_AT_ONCE", 4 * 2**20)
+    for i in range(40):
+        (tmp_path / f"{i}.png").write_bytes(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="40 of 40"):
+            load(str(tmp_path), resolution=8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
 def test_not_a_zip(tmp_path):
     path = tmp_path / "set.zip"
     path.write_bytes(b"PK nothing")

@@ -118,7 +118,7 @@ def decode_in_order(
         try:
             return decode(data, resolution, channels, room)
         except BadImage as error:
-            return error
+            return BadImage(str(error))  # without the frames of the traceback, which hold the data
 
     waiting: deque[tuple[str, int, Future[Decoded | BadImage]]] = deque()
     held = 0
@@ -131,7 +131,7 @@ def decode_in_order(
             try:
                 data = read(entry)
             except BadImage as error:
-                waiting.append((entry, 0, pool.submit(lambda bad: bad, error)))
+                waiting.append((entry, 0, pool.submit(BadImage, str(error))))
                 continue
             held += len(data)
             waiting.append((entry, len(data), pool.submit(one, data)))
