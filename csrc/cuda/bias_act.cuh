@@ -162,7 +162,7 @@ __device__ __forceinline__ void sum_over_y(acc_t (&values)[N]) {
 // A derivative with its sums over the channels, or the sums alone. A block has threadIdx.x over channels (packs of them
 // where Last), threadIdx.y over the rows of its split.
 template <typename T, int K, bool Last>
-__global__ void __launch_bounds__(kBiasActThreads, 3) bias_act_reduce(const __grid_constant__ BiasActParams p) {
+__global__ void __launch_bounds__(kBiasActThreads, K == 1 ? 4 : 3) bias_act_reduce(const __grid_constant__ BiasActParams p) {
   using acc_t = acc_of<T>;
   constexpr int V = kPack<T>, kWide = Last ? V : 1;
   const i64 channel = (static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide;
