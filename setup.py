@@ -23,7 +23,7 @@ except ModuleNotFoundError:  # pip's build isolation hides the torch that this m
 if sys.platform == "linux" and "CUDA_HOME" not in os.environ and os.path.exists("/usr/local/cuda/bin/nvcc"):
     os.environ["CUDA_HOME"] = "/usr/local/cuda"  # before the import below, which would take the folder above nvcc
 
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension  # noqa: E402
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 
 def with_cuda() -> bool:
@@ -51,9 +51,11 @@ def extension():
         flags.append("-fopenmp")  # torch brings the runtime
     if sys.platform == "win32":
         flags = ["/O2", "/openmp"]
-    sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp")
-                     + (glob("csrc/cuda/*.cu") if cuda else []))
-    everything = sorted(f for f in glob("csrc/**/*", recursive=True) if os.path.isfile(f))  # an sdist holds what it lists
+    sources = sorted(
+        glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp") + glob("csrc/cuda/*.cpp") + (glob("csrc/cuda/*.cu") if cuda else [])
+    )
+    # An sdist holds what the extension depends on.
+    everything = sorted(f for f in glob("csrc/**/*", recursive=True) if os.path.isfile(f))
     return (CUDAExtension if cuda else CppExtension)(
         "gankernels._C", sources, include_dirs=includes, depends=everything,
         define_macros=[("GANKERNELS_WITH_CUDA", "1")] if cuda else [],
@@ -61,9 +63,18 @@ def extension():
     )  # fmt: skip
 
 
+class Build(BuildExtension):
+    """Keeps its objects between builds, also under pip: where nothing changed nothing is compiled."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        flavour = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+        self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
+
+
 compiler = os.environ.get("CXX", "c++" if sys.platform != "win32" else "cl").split()[0]
 wanted = os.getenv("GANKERNELS_EXTENSION", "1") != "0"
 if wanted and not shutil.which(compiler):
     print(f"gankernels: no C++ compiler ({compiler}); installing without compiled kernels", file=sys.stderr)
     wanted = False
-setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": BuildExtension} if wanted else {})
+setup(ext_modules=[extension()] if wanted else [], cmdclass={"build_ext": Build} if wanted else {})

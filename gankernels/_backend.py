@@ -1,8 +1,9 @@
 """Which kernels run: the caller's choice, or the first usable one of a fixed order.
 
-An operator registers one callable a backend. ``cpu`` and ``cuda`` are compiled (``gankernels_native::*``, C++ autograd),
-``triton`` is ``gankernels::*`` with its autograd in Python, ``reference`` is plain differentiable PyTorch. The callable
-that ran forward put its own backend's nodes in the graph, so backward stays there whatever is forced by then.
+An operator registers one callable a backend. ``cpu`` and ``cuda`` are compiled (``gankernels_native::*``, C++
+autograd), ``triton`` is ``gankernels::*`` with its autograd in Python, ``reference`` is plain differentiable PyTorch.
+The callable that ran forward put its own backend's nodes in the graph, so backward stays there whatever is forced by
+then.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from gankernels import _backend
 from gankernels._version import __version__
 
 
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

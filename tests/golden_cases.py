@@ -24,7 +24,9 @@ def _draw(*shape, seed=0):
 def _cases():
     """name: (function of tensors, {argument: tensor})."""
     x = _draw(2, 3, 5, 4)
-    for i, (act, clamp) in enumerate([("lrelu", None), ("swish", 1.0), ("tanh", None), ("elu", 0.8), ("softplus", None)]):
+    for i, (act, clamp) in enumerate(
+        [("lrelu", None), ("swish", 1.0), ("tanh", None), ("elu", 0.8), ("softplus", None)]
+    ):
         yield (
             f"bias_act_{act}",
             lambda x, b, act=act, clamp=clamp: ops.bias_act(x, b, act=act, clamp=clamp),

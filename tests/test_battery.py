@@ -85,7 +85,7 @@ CHECKS = (
 )
 
 
-@pytest.fixture()
+@pytest.fixture
 def on_the_cpu(monkeypatch):
     """The toy operator's "triton" kernel is a CPU one: only the battery is tested here."""
     monkeypatch.setattr(_backend, "emulated", {"triton"})

@@ -24,7 +24,8 @@ def test_kept_numbers(name, backend):
         found = numbers(name)
     assert set(found) == {k for k in kept.files if k.startswith(f"{name}/")}
     for key, value in found.items():
-        np.testing.assert_allclose(value, kept[key], rtol=1e-9, atol=1e-9 * max(np.abs(kept[key]).max(), 1), err_msg=key)
+        scale = max(np.abs(kept[key]).max(), 1)
+        np.testing.assert_allclose(value, kept[key], rtol=1e-9, atol=1e-9 * scale, err_msg=key)
 
 
 def test_the_published_folder_is_there():

@@ -101,10 +101,18 @@ def distributions(tmp_path_factory):
 
 
 def test_the_sdist_builds_and_holds_the_sources(distributions):
-    names = {n.split("/", 1)[-1] for n in tarfile.open(distributions[0]).getnames()}
+    with tarfile.open(distributions[0]) as sdist:
+        names = {n.split("/", 1)[-1] for n in sdist.getnames()}
     tracked = subprocess.run(["git", "ls-files", "csrc"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     assert tracked
-    for name in [*(t for t in tracked if "/." not in t), "setup.py", "LICENSE", "NOTICE", "models/dcgan.py", "gankernels/py.typed"]:
+    for name in [
+        *(t for t in tracked if "/." not in t),
+        "setup.py",
+        "LICENSE",
+        "NOTICE",
+        "models/dcgan.py",
+        "gankernels/py.typed",
+    ]:
         assert name in names, f"the sdist lacks {name}"
 
 

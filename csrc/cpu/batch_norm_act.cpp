@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zero.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
@@ -42,6 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_cpu(
   const auto options = x.options().dtype(at::toOpMathType(x.scalar_type()));
   Tensor mean = at::empty({s.channels}, options), r = at::empty({s.channels}, options);
   Tensor var = at::empty({s.channels}, options);
+  if (xc.numel() == 0) return {y, mean.zero_(), r.zero_(), var.zero_()};
   const PerChannel w(weight, 1), b(bias, 0), given_mean(running_mean, 0), given_var(running_var, 0);
   const Act a = parse_act(act);
   const double count = s.batch * s.inner;

@@ -1,37 +1,84 @@
 // Included by foreach_isa.h in each instruction set's namespace: rows of images as the FIR loops want them.
 
-// A 4x4 block turned: in[k] to in[k] + 3 are its rows, out[k] to out[k] + 3 its columns.
+// Four numbers, in the image's type in memory and in the accumulation type in a register.
 template <class A>
-inline void turn_block(const A* const (&in)[4], A* const (&out)[4]) {
-  typedef A Quad __attribute__((vector_size(4 * sizeof(A))));
-  Quad r[4], c[4];
-  for (int k = 0; k < 4; ++k) memcpy(&r[k], in[k], sizeof(Quad));
-  const Quad low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
-  const Quad high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-  c[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-  c[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-  c[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-  c[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-  for (int k = 0; k < 4; ++k) memcpy(out[k], &c[k], sizeof(Quad));
+struct Quad {
+  typedef A type __attribute__((vector_size(4 * sizeof(A))));
+};
+
+inline Quad<double>::type load_four(const double* x) {
+  Quad<double>::type v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+inline Quad<float>::type load_four(const float* x) {
+  Quad<float>::type v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+inline void store_four(Quad<double>::type v, double* out) { memcpy(out, &v, sizeof v); }
+inline void store_four(Quad<float>::type v, float* out) { memcpy(out, &v, sizeof v); }
+
+typedef uint16_t FourBits __attribute__((vector_size(8)));
+typedef uint32_t FourWide __attribute__((vector_size(16)));
+
+inline Quad<float>::type load_four(const c10::BFloat16* x) {
+  FourBits bits;
+  memcpy(&bits, x, sizeof bits);
+  return (Quad<float>::type)(__builtin_convertvector(bits, FourWide) << 16);
+}
+inline void store_four(Quad<float>::type v, c10::BFloat16* out) {  // to nearest even; a NaN stays one
+  const FourWide w = (FourWide)v, rounded = (w + 0x7FFF + ((w >> 16) & 1)) >> 16;
+  const FourWide chosen = (w & 0x7FFFFFFF) > 0x7F800000 ? (FourWide{} + 0x7FC0) : rounded;
+  const FourBits bits = __builtin_convertvector(chosen, FourBits);
+  memcpy(out, &bits, sizeof bits);
+}
+inline Quad<float>::type load_four(const c10::Half* x) {
+#if GK_X86_TARGETS && GK_VECTOR_BYTES >= 32
+  return (Quad<float>::type)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+#else
+  return Quad<float>::type{x[0], x[1], x[2], x[3]};
+#endif
+}
+inline void store_four(Quad<float>::type v, c10::Half* out) {
+#if GK_X86_TARGETS && GK_VECTOR_BYTES >= 32
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_cvtps_ph((__m128)v, 0));
+#else
+  for (int k = 0; k < 4; ++k) out[k] = c10::Half(v[k]);
+#endif
 }
 
-// [inner, pixels], rows x_step apart, to [pixels, inner], rows out_step apart; either way round.
-template <class A>
-void turn(const A* x, int64_t x_step, A* out, int64_t out_step, int64_t inner, int64_t pixels) {
-  int64_t c = 0;
-  for (; c + 4 <= inner; c += 4) {
-    int64_t i = 0;
-    for (; i + 4 <= pixels; i += 4) {
-      const A* from = x + c * x_step + i;
-      A* to = out + i * out_step + c;
-      turn_block<A>({from, from + x_step, from + 2 * x_step, from + 3 * x_step},
-                    {to, to + out_step, to + 2 * out_step, to + 3 * out_step});
-    }
-    for (; i < pixels; ++i)
-      for (int64_t k = c; k < c + 4; ++k) out[i * out_step + k] = x[k * x_step + i];
+// A 4x4 block turned: rows x_step apart become columns, rows out_step apart.
+template <class From, class To>
+inline void turn_block(const From* x, int64_t x_step, To* out, int64_t out_step) {
+  const auto r0 = load_four(x), r1 = load_four(x + x_step);
+  const auto r2 = load_four(x + 2 * x_step), r3 = load_four(x + 3 * x_step);
+  const auto low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+  const auto high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+  store_four(__builtin_shufflevector(low01, low23, 0, 1, 4, 5), out);
+  store_four(__builtin_shufflevector(low01, low23, 2, 3, 6, 7), out + out_step);
+  store_four(__builtin_shufflevector(high01, high23, 0, 1, 4, 5), out + 2 * out_step);
+  store_four(__builtin_shufflevector(high01, high23, 2, 3, 6, 7), out + 3 * out_step);
+}
+
+// [rows, columns], rows x_step apart, to [columns, rows], rows out_step apart. The image's side, whose rows are the
+// further apart, is gone through row by row, so that its cache lines are met once.
+template <class From, class To>
+void turn(const From* x, int64_t x_step, To* out, int64_t out_step, int64_t rows, int64_t columns) {
+  const auto block = [&](int64_t r, int64_t c) {
+    const From* from = x + r * x_step + c;
+    To* to = out + c * out_step + r;
+    if (r + 4 <= rows && c + 4 <= columns) return turn_block(from, x_step, to, out_step);
+    for (int64_t i = 0; i < std::min<int64_t>(4, rows - r); ++i)
+      for (int64_t j = 0; j < std::min<int64_t>(4, columns - c); ++j) to[j * out_step + i] = To(from[i * x_step + j]);
+  };
+  if (x_step >= out_step) {
+    for (int64_t r = 0; r < rows; r += 4)
+      for (int64_t c = 0; c < columns; c += 4) block(r, c);
+  } else {
+    for (int64_t c = 0; c < columns; c += 4)
+      for (int64_t r = 0; r < rows; r += 4) block(r, c);
   }
-  for (; c < inner; ++c)
-    for (int64_t i = 0; i < pixels; ++i) out[i * out_step + c] = x[c * x_step + i];
 }
 
 // A row of pixels of `inner` numbers, strides apart, as consecutive accumulation-type numbers.
@@ -45,20 +92,11 @@ void gather_row(const T* x, int64_t step, int64_t channel_step, int64_t pixels, 
     } else {
       for (int64_t i = 0; i < pixels; ++i) load_block(x + i * step, out + i * inner, inner);
     }
-  } else if (step != 1) {
-    for (int64_t c = 0; c < inner; ++c)
-      for (int64_t i = 0; i < pixels; ++i) out[i * inner + c] = A(x[i * step + c * channel_step]);
-  } else if constexpr (std::is_same_v<T, A>) {
+  } else if (step == 1) {
     turn(x, channel_step, out, inner, inner, pixels);
   } else {
-    constexpr int64_t kChannels = 4, kPixels = 64;
-    A wide[kChannels * kPixels];
-    for (int64_t c = 0; c < inner; c += kChannels)
-      for (int64_t i = 0; i < pixels; i += kPixels) {
-        const int64_t n = std::min(kChannels, inner - c), m = std::min(kPixels, pixels - i);
-        for (int64_t k = 0; k < n; ++k) load_block(x + (c + k) * channel_step + i, wide + k * kPixels, m);
-        turn(wide, kPixels, out + i * inner + c, inner, n, m);
-      }
+    for (int64_t c = 0; c < inner; ++c)
+      for (int64_t i = 0; i < pixels; ++i) out[i * inner + c] = A(x[i * step + c * channel_step]);
   }
 }
 
@@ -72,20 +110,11 @@ void scatter_row(const A* x, T* out, int64_t step, int64_t channel_step, int64_t
     } else {
       for (int64_t i = 0; i < pixels; ++i) store_block(x + i * inner, out + i * step, inner);
     }
-  } else if (step != 1) {
-    for (int64_t c = 0; c < inner; ++c)
-      for (int64_t i = 0; i < pixels; ++i) out[i * step + c * channel_step] = T(x[i * inner + c]);
-  } else if constexpr (std::is_same_v<T, A>) {
+  } else if (step == 1) {
     turn(x, inner, out, channel_step, pixels, inner);
   } else {
-    constexpr int64_t kChannels = 4, kPixels = 64;
-    A wide[kChannels * kPixels];
-    for (int64_t c = 0; c < inner; c += kChannels)
-      for (int64_t i = 0; i < pixels; i += kPixels) {
-        const int64_t n = std::min(kChannels, inner - c), m = std::min(kPixels, pixels - i);
-        turn(x + i * inner + c, inner, wide, kPixels, m, n);
-        for (int64_t k = 0; k < n; ++k) store_block(wide + k * kPixels, out + (c + k) * channel_step + i, m);
-      }
+    for (int64_t c = 0; c < inner; ++c)
+      for (int64_t i = 0; i < pixels; ++i) out[i * step + c * channel_step] = T(x[i * inner + c]);
   }
 }
 

@@ -1,6 +1,6 @@
 // upfirdn2d on the CPU: rows are summed into one row that stays in cache, which is then filtered across into the
-// output; polyphase in both directions, so that no inserted zero is multiplied. A 2-D filter that is an outer product is
-// split into its factors; any other sums over rows and columns at once.
+// output; polyphase in both directions, so that no inserted zero is multiplied. A 2-D filter that is an outer product
+// is split into its factors; any other sums over rows and columns at once.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -56,9 +56,8 @@ struct FirFilter {
 std::vector<double> numbers(const at::Tensor& f, bool flip) {
   const at::Tensor c = f.contiguous();
   std::vector<double> out(c.numel());
-  with_fir_dtype(c.scalar_type(), [&](auto t, auto) {
-    std::copy_n(c.const_data_ptr<decltype(t)>(), c.numel(), out.begin());
-  });
+  with_fir_dtype(c.scalar_type(),
+                 [&](auto t, auto) { std::copy_n(c.const_data_ptr<decltype(t)>(), c.numel(), out.begin()); });
   if (!flip) std::reverse(out.begin(), out.end());
   return out;
 }
@@ -66,8 +65,8 @@ std::vector<double> numbers(const at::Tensor& f, bool flip) {
 // Fits an outer product to `whole` by alternating least squares and takes it where it is within `slack` of each tap.
 void factor(FirFilter& f, int64_t kh, int64_t kw, double slack) {
   const auto& w = f.whole;
-  const int64_t top = std::max_element(w.begin(), w.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }) -
-                      w.begin();
+  const int64_t top =
+      std::max_element(w.begin(), w.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }) - w.begin();
   std::vector<double> x(w.begin() + top / kw * kw, w.begin() + (top / kw + 1) * kw), y(kh);
   const auto square = [](const std::vector<double>& v) {
     return std::inner_product(v.begin(), v.end(), v.begin(), 0.0);
@@ -154,8 +153,8 @@ void run(const FirJob<T, A>& job) {
   });
 }
 
-at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy,
-                     at::IntArrayRef up, at::IntArrayRef down, at::IntArrayRef padding, bool flip, double gain) {
+at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy, at::IntArrayRef up,
+                     at::IntArrayRef down, at::IntArrayRef padding, bool flip, double gain) {
   const FirFilter filter = read_filter(x, f, fy, flip);
   const auto axes = fir_axes(x, {fy.value_or(f).size(0), f.size(-1)}, up, down, padding);
   const FirLine h(axes[0]), v(axes[1]);
@@ -170,8 +169,17 @@ at::Tensor upfirdn2d(const at::Tensor& x, const at::Tensor& f, const std::option
   with_fir_dtype(x.scalar_type(), [&](auto t, auto a) {
     using T = decltype(t);
     using A = decltype(a);
-    FirJob<T, A> job{x.const_data_ptr<T>(), y.mutable_data_ptr<T>(), Strides(x), Strides(y), h, v, view, tile,
-                     filter.separable(), {}, {}};
+    FirJob<T, A> job{x.const_data_ptr<T>(),
+                     y.mutable_data_ptr<T>(),
+                     Strides(x),
+                     Strides(y),
+                     h,
+                     v,
+                     view,
+                     tile,
+                     filter.separable(),
+                     {},
+                     {}};
     if (filter.separable()) {
       job.cx = by_phase<A>(h, filter.x, 1);
       job.cy = by_phase<A>(v, filter.y, gain);

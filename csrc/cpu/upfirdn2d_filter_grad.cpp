@@ -52,9 +52,8 @@ std::vector<double> run(const FilterGradJob<T>& job) {
     std::vector<double> products(h.most);
     std::vector<int64_t> held(v.most);
     A* at = numbers.get();
-    const FilterGradScratch<A> scratch{at,     at + length * v.most, at + length * v.most + width,
-                                       length, pointers.data(),      products.data(),
-                                       held.data()};
+    const FilterGradScratch<A> scratch{
+        at, at + length * v.most, at + length * v.most + width, length, pointers.data(), products.data(), held.data()};
     for (int64_t p = begin; p < end; ++p)
       for (int64_t row = p * piece, stop = std::min(rows, row + piece); row < stop;) {
         const int64_t plane = row / v.out, o = row % v.out, last = std::min(v.out, o + stop - row);
@@ -84,8 +83,8 @@ at::Tensor filter_grad(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef
   std::vector<double> total;
   with_fir_dtype(x.scalar_type(), [&](auto t, auto a) {
     using T = decltype(t);
-    total = run<T, decltype(a)>(
-        {x.const_data_ptr<T>(), g.const_data_ptr<T>(), Strides(x), Strides(g), h, v, view, tile});
+    total =
+        run<T, decltype(a)>({x.const_data_ptr<T>(), g.const_data_ptr<T>(), Strides(x), Strides(g), h, v, view, tile});
   });
   if (!flip) std::reverse(total.begin(), total.end());
   for (size_t k = 0; k < total.size(); ++k) {

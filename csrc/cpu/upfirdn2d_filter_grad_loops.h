@@ -2,24 +2,29 @@
 #include "cpu/fir_rows.h"
 #include "cpu/fir_vectors.h"
 
-// sums[t] += sum_j g[j] * p[t][j], for T taps at a time so that g is loaded once for them.
+inline FirVector<double>::type load_doubles(const double* p) { return FirVector<double>::load(p); }
+inline FirVector<double>::type load_doubles(const float* p) {
+  typedef float Half __attribute__((vector_size(GK_VECTOR_BYTES / 2)));
+  Half v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, FirVector<double>::type);
+}
+
+// sums[t] += sum_j g[j] * p[t][j] in float64 (a tap sums over the whole batch), for T taps at a time so that g is
+// loaded once for them.
 template <int T, class A>
 inline void products_of(const A* g, int64_t n, const A* const* p, double* sums) {
-  using V = FirVector<A>;
+  using V = FirVector<double>;
   typename V::type sum[T] = {};
-  A rest[T] = {};
   int64_t j = 0;
   for (; j + V::lanes <= n; j += V::lanes) {
-    const typename V::type v = V::load(g + j);
-    for (int t = 0; t < T; ++t) sum[t] += v * V::load(p[t] + j);
+    const typename V::type v = load_doubles(g + j);
+    for (int t = 0; t < T; ++t) sum[t] += v * load_doubles(p[t] + j);
   }
   for (; j < n; ++j)
-    for (int t = 0; t < T; ++t) rest[t] += g[j] * p[t][j];
-  for (int t = 0; t < T; ++t) {
-    double total = rest[t];
-    for (int64_t i = 0; i < V::lanes; ++i) total += sum[t][i];
-    sums[t] += total;
-  }
+    for (int t = 0; t < T; ++t) sums[t] += double(g[j]) * p[t][j];
+  for (int t = 0; t < T; ++t)
+    for (int64_t i = 0; i < V::lanes; ++i) sums[t] += sum[t][i];
 }
 
 template <class A>
@@ -36,8 +41,19 @@ void filter_grad_rows(const FilterGradJob<T>& job, int64_t plane, int64_t begin,
   const FirLine &h = job.h, &v = job.v;
   const int64_t inner = job.view.width(plane);
   const T* g = job.g + job.view.offset(plane, job.gs);
-  RowCache<T, A> cache{job.x + job.view.offset(plane, job.xs), job.xs, inner, 0, 0, 0, 0, v.most, h.step,
-                       scratch.length, scratch.rows, scratch.room, scratch.held};
+  RowCache<T, A> cache{job.x + job.view.offset(plane, job.xs),
+                       job.xs,
+                       inner,
+                       0,
+                       0,
+                       0,
+                       0,
+                       v.most,
+                       h.step,
+                       scratch.length,
+                       scratch.rows,
+                       scratch.room,
+                       scratch.held};
   for (int64_t left = 0; left < h.out; left += job.tile) {
     const int64_t n = std::min(job.tile, h.out - left);
     const int64_t low = h.low + left / h.period * h.step;

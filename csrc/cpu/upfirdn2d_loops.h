@@ -8,17 +8,17 @@ struct Across {
   enum Way { whole, by_pixel, zipped, halved, pieces } way;
   const FirLine& line;
   int64_t inner, span, length;
-  A* room;  // for pieces: every step-th number of each row, then a phase of the output
+  A* room;      // for pieces: every step-th number of each row, then a phase of the output
   const A** p;  // [phase, rows, count], [phase, rows, count / 2] where halved
 
   Across(const FirLine& line, int64_t n, int64_t inner, A* room, const A** p)
       : line(line), inner(inner), span(line.span(n)), length(span / line.step + 1), room(room), p(p) {
     const FirPhase& first = line.phases[0];
-    way = line.period == 1 && line.step == 1                                                      ? whole
-          : inner > 1                                                                             ? by_pixel
-          : line.period == 2 && line.step == 1 && first.count == line.phases[1].count             ? zipped
-          : line.period == 1 && line.step == 2 && first.count % 2 == 0                            ? halved
-                                                                                                  : pieces;
+    way = line.period == 1 && line.step == 1                                          ? whole
+          : inner > 1                                                                 ? by_pixel
+          : line.period == 2 && line.step == 1 && first.count == line.phases[1].count ? zipped
+          : line.period == 1 && line.step == 2 && first.count % 2 == 0                ? halved
+                                                                                      : pieces;
   }
   const A** pointers(int64_t phase, int64_t n_rows) const { return p + phase * n_rows * line.most; }
 
@@ -75,8 +75,7 @@ void fir_rows(const FirJob<T, A>& job, int64_t plane, int64_t begin, int64_t end
   const bool same = std::is_same_v<T, A>, direct_in = same && dense(job.xs), direct_out = same && dense(job.ys);
   const T* x = job.x + job.view.offset(plane, job.xs);
   T* y = job.y + job.view.offset(plane, job.ys);
-  RowCache<T, A> cache{x, job.xs, inner, 0, 0, 0, 0, v.most, 1, scratch.length, scratch.rows, nullptr,
-                       scratch.held};
+  RowCache<T, A> cache{x, job.xs, inner, 0, 0, 0, 0, v.most, 1, scratch.length, scratch.rows, nullptr, scratch.held};
   for (int64_t left = 0; left < h.out; left += job.tile) {
     const int64_t n = std::min(job.tile, h.out - left);
     const int64_t low = h.low + left / h.period * h.step;
@@ -102,9 +101,8 @@ void fir_rows(const FirJob<T, A>& job, int64_t plane, int64_t begin, int64_t end
       } else if (job.separable) {
         for (int64_t t = 0; t < count; ++t) {
           const int64_t row = first + t0 + t;
-          scratch.row_pointers[t] = direct_in
-                                    ? reinterpret_cast<const A*>(x + row * job.xs.h + cache.begin * job.xs.w)
-                                    : cache.get(row) + before;
+          scratch.row_pointers[t] = direct_in ? reinterpret_cast<const A*>(x + row * job.xs.h + cache.begin * job.xs.w)
+                                              : cache.get(row) + before;
         }
         weighted_sum(scratch.sum + before, inside, count, job.coef_y(phase) + t0, scratch.row_pointers, 0);
         across.run(&sum, 1, [&](int64_t p) { return job.coef_x(p); }, n, out);

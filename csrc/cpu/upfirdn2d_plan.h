@@ -59,9 +59,7 @@ struct FirView {
     blocks = (channels + block - 1) / block;
     planes = x.size(0) * blocks;
   }
-  int64_t offset(int64_t plane, const Strides& s) const {
-    return plane / blocks * s.n + plane % blocks * block * s.c;
-  }
+  int64_t offset(int64_t plane, const Strides& s) const { return plane / blocks * s.n + plane % blocks * block * s.c; }
   int64_t width(int64_t plane) const { return std::min(block, channels - plane % blocks * block); }
 };
 

@@ -113,9 +113,8 @@ def conv_transpose2d(
 def _operands(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The three tensors, checked, in autocast's dtype where it is on."""
     _check.floating(op, "x", x)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = _check.autocast_dtype(x)
+    if dtype is not None:
         x, weight, bias = (
             t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
             for t in (x, weight, bias)

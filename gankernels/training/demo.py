@@ -132,17 +132,19 @@ def operator_table(device: torch.device) -> list[tuple[str, ...]]:
 
 def demo(out: Path) -> int:
     """Print doctor and the table of operators, train the preset "demo" into `out`; returns the exit code."""
-    console = need("rich.console", "train").Console()
+    rich_console = need("rich.console", "train")
+    console = rich_console.Console(width=max(100, rich_console.Console().width))  # a narrow pipe would fold the table
     config = dataclasses.replace(PRESETS["demo"], out=out)
     print(_doctor.report(), flush=True)
     device = config.torch_device()
     table = need("rich.table", "train").Table(
         title=f"our operators beside plain PyTorch {torch.__version__} on {device.type}, float32, medians in ms"
     )
-    for column in ("operator", "case", "forward", "PyTorch", "speed", "with backward", "PyTorch", "speed"):
-        table.add_column(column, justify="left" if column in ("operator", "case") else "right")
-    for row in operator_table(device):
-        table.add_row(*row)
+    table.add_column("operator", no_wrap=True)
+    for column in ("forward", "PyTorch", "speed", "+ backward", "PyTorch", "speed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, what, *numbers in operator_table(device):
+        table.add_row(f"{name} {what}", *numbers)
     console.print(table)
     result = train(config, make_progress(), overwrite=True)
     if result.interrupted:

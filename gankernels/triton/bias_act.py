@@ -18,8 +18,8 @@ def _whole(
     x_ptr, bias_ptr, g_ptr, g_bias_ptr, h_ptr, out_ptr, numel, channels, inner,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, K: tl.constexpr, CLAMP: tl.constexpr, X: tl.constexpr, BIAS: tl.constexpr,
-    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
-    VEC: tl.constexpr, TILE: tl.constexpr,
+    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr,
+    EVEN: tl.constexpr, VEC: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     acc = tl.float64 if out_ptr.dtype.element_ty == tl.float64 else tl.float32
     pid = tl.program_id(0)
@@ -58,8 +58,8 @@ def _reduced(
     x_ptr, bias_ptr, g_ptr, g_bias_ptr, h_ptr, out_ptr, sums_ptr, rows, channels, inner, splits,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, K: tl.constexpr, CLAMP: tl.constexpr, X: tl.constexpr, BIAS: tl.constexpr,
-    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, OUT: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    G_BIAS: tl.constexpr, H: tl.constexpr, OUTPUT: tl.constexpr, OUT: tl.constexpr, BIG: tl.constexpr,
+    EVEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A tile is ROWS positions of CHANNELS channels; positions are all (outer, inner), strided by the caller's layout.
     acc = tl.float64 if g_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -120,8 +120,8 @@ def _launch_whole(x, bias, g, g_bias, h, like, is_output, order, dim, act, alpha
     _whole[grid](
         x, bias, g, g_bias, h, out, out.numel(), channels, inner, alpha, gain, clamp,
         ACT=act, K=order, CLAMP=clamp >= 0, X=x is not None, BIAS=bias is not None, G_BIAS=g_bias is not None,
-        H=h is not None, OUTPUT=is_output, LAST=last, BIG=out.numel() > 2**31 - _TILE, EVEN=out.numel() % _TILE == 0, VEC=vec,
-        TILE=_TILE, num_warps=4,
+        H=h is not None, OUTPUT=is_output, LAST=last, BIG=out.numel() > 2**31 - _TILE,
+        EVEN=out.numel() % _TILE == 0, VEC=vec, TILE=_TILE, num_warps=4,
     )  # fmt: skip
     return out
 
