@@ -46,13 +46,14 @@ def cases():
                 size, bias = NUMEL * item, CHANNELS * item
                 what = f"{str(dtype)[6:]} {'NHWC' if layout == torch.channels_last else 'NCHW'}"
                 # A thread reads the bias of its pack: 2 bytes in 16 of NCHW, as many as of x in NHWC.
+                # PyTorch: x + b, lrelu, gain and clamp each read a tensor and write one.
                 yield Case(
                     backend, f"forward {what}", _forward(dtype, layout), 2 * size + bias, 8 * size + bias, 1,
                     requested=1.6, registers=48, occupancy=0.6,
                 )  # fmt: skip
                 # In NHWC each block reads the biases of its channels, and writes as many sums.
-                # PyTorch: x + b again kept, the masks of clamp and lrelu, each gradient written; then the sum's read.
+                # PyTorch: the backward of clamp and lrelu reads two tensors and writes one, gain's reads one; then the sum.
                 yield Case(
-                    backend, f"backward {what}", _backward(dtype, layout), 3 * size + 2 * bias, 10 * size + 2 * bias,
+                    backend, f"backward {what}", _backward(dtype, layout), 3 * size + 2 * bias, 9 * size + bias,
                     1 if backend == "triton" else 2, requested=1.25, registers=80, occupancy=0.33,
                 )  # fmt: skip
