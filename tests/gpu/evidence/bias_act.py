@@ -52,7 +52,7 @@ def cases():
                     requested=1.6, registers=48, occupancy=0.6,
                 )  # fmt: skip
                 # In NHWC each block reads the biases of its channels, and writes as many sums.
-                # PyTorch: the backward of clamp and lrelu reads two tensors and writes one, gain's reads one; then the sum.
+                # PyTorch: the backward of clamp and lrelu reads two tensors and writes one, gain's one; then the sum.
                 yield Case(
                     backend, f"backward {what}", _backward(dtype, layout), 3 * size + 2 * bias, 9 * size + bias,
                     1 if backend == "triton" else 2, requested=1.25, registers=80, occupancy=0.33,
