@@ -58,6 +58,7 @@ class ConvolutionTests(OpTests):
 
 class TestConv2d(ConvolutionTests):
     name = "conv2d"
+    thread_tolerance = 1e-5  # oneDNN cuts its sums by the number of threads
 
     def samples(self):
         yield sample((2, 4, 6, 5), (6, 4, 3, 3), padding=1)
@@ -80,6 +81,7 @@ class TestConv2d(ConvolutionTests):
 
 class TestConvTranspose2d(ConvolutionTests):
     name = "conv_transpose2d"
+    thread_tolerance = 1e-5  # as above
 
     def samples(self):
         def transposed(*args, **kwargs):
@@ -304,3 +306,28 @@ def test_shapes_of_models(case, dtype):
 
     for a, r, t in zip(run("cpu", dtype), run("reference", dtype), run("reference", torch.float64), strict=True):
         assert_as_true_as_reference(a, r, t)
+
+
+@needs_native
+def test_a_layer_whose_sizes_multiply_past_64_bits():
+    x = torch.randn(4, 1024, 32, 32)
+    w = torch.randn(1024, 1024, 1, 1, requires_grad=True)
+    with gankernels.backend("cpu"):
+        (ours,) = torch.autograd.grad(conv2d(x, w).sum(), w)
+    torch.testing.assert_close(ours[0, :, 0, 0], x.sum((0, 2, 3)), rtol=1e-3, atol=1e-2)
+
+
+@needs_native
+def test_direct_calls_are_checked():
+    x, w = torch.randn(1, 3, 16, 16), torch.randn(8, 3, 3, 3)
+    ones = [1, 1]
+    call = torch.ops.gankernels_native.conv2d
+    for bias, size, message in (
+        (torch.zeros(1), [16, 16], "bias has shape"),
+        (None, [16], "expected two numbers"),
+        (None, [40, 40], "size is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(x, w, bias, ones, ones, ones, 1, size)
+    with pytest.raises(ValueError, match="expected two numbers"):
+        torch.ops.gankernels_native.conv2d_weight_grad(x, x, ones, ones, ones, 1, [3])
