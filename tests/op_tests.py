@@ -153,8 +153,10 @@ class OpTests:
         return self.op(**s.tensors, **s.fixed, **s.kwargs)
 
     @staticmethod
-    def gradients(y: Tensor, s: Sample, **options) -> dict[str, Tensor]:
-        gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
+    def gradients(y: Tensor, s: Sample, dtype: torch.dtype | None = None, **options) -> dict[str, Tensor]:
+        """For one cotangent, rounded to `dtype` (default: that of y) so that a float64 truth may have the same one."""
+        gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        gy = gy.to(y.dtype if dtype is None else dtype).to(y)
         return dict(zip(s.tensors, torch.autograd.grad(y, list(s.tensors.values()), gy, **options), strict=True))
 
     @pytest.mark.parametrize("dtype", [torch.float64, *GPU_DTYPES], ids=lambda d: str(d)[6:])
@@ -172,7 +174,7 @@ class OpTests:
                 theirs = self.gradients(theirs_y, t)
                 t = s.to("cpu", torch.float64)
                 truth_y = self.call(t)
-                truth = self.gradients(truth_y, t)
+                truth = self.gradients(truth_y, t, dtype=y.dtype)
             label = f"{s.kwargs} { {k: list(v.shape) for k, v in s.tensors.items()} }"
             assert_as_true_as_reference(y, theirs_y, truth_y, f"value {label}")
             for k in truth:
