@@ -109,7 +109,7 @@ def _pick(op: str, x: torch.Tensor) -> Callable:
         reason = why_not(name, x.device.type, op)
         if reason is None:
             if name == "reference" and refused and not torch.compiler.is_compiling():
-                _warn_slow(op, refused)
+                _warn_reference(op, refused)
             return _operators[op][name]
         refused += f"; {name}: {reason}"
     raise RuntimeError(f"{op}: no usable backend for a tensor on {x.device}{refused}")
@@ -128,10 +128,10 @@ def cpu_capability() -> str:
     return "not built" if _C is None else _C.cpu_capability()
 
 
-def _warn_slow(op: str, refused: str) -> None:
+def _warn_reference(op: str, refused: str) -> None:
     if refused not in _warned:
         _warned.add(refused)
-        warnings.warn(f"{op} runs on the slow reference backend{refused}", stacklevel=4)
+        warnings.warn(f"{op} runs on the reference backend, plain PyTorch{refused}", stacklevel=4)
 
 
 @contextlib.contextmanager
