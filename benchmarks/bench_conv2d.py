@@ -23,8 +23,9 @@ def case(n, channels, size, kernel, stride=1, padding=0, transposed=False):
     def plain(x, w):
         return (F.conv_transpose2d if transposed else F.conv2d)(x, w, None, stride, padding)
 
-    def plain_last(x, w):
-        return plain(x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last))
+    def plain_last(x, w):  # through channels_last, to the same layout of the result
+        last = torch.channels_last
+        return plain(x.contiguous(memory_format=last), w.contiguous(memory_format=last)).contiguous()
 
     providers = {
         "eager": plain,

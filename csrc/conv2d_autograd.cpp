@@ -48,54 +48,77 @@ Tensor contract(Part part, const Tensor& a, const Tensor& b, const std::optional
   return (part == kSmall ? conv2d : transpose).call(a, b, bias, stride, padding, dilation, groups, size);
 }
 
+// Stride, padding and dilation by axis, groups, and whether there is a bias: in one list, since each entry of a
+// context's dictionary costs a microsecond of a call.
+struct Numbers {
+  at::IntArrayRef stride, padding, dilation;
+  int64_t groups;
+  bool bias;
+
+  Ints list() const {
+    return {stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups, int64_t(bias)};
+  }
+  static Numbers of(const Ints& v) {
+    const at::IntArrayRef all(v);
+    return {all.slice(0, 2), all.slice(2, 2), all.slice(4, 2), v[6], v[7] != 0};
+  }
+};
+
 template <Part result>
 class Contract : public torch::autograd::Function<Contract<result>> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
-                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                        c10::SymIntArrayRef size) {
+                        const Numbers& numbers, c10::SymIntArrayRef size) {
     // Each operand serves the other's gradient alone: a frozen weight keeps no activations.
     ctx->save_for_backward({b.requires_grad() ? a : Tensor(), a.requires_grad() ? b : Tensor()});
-    ctx->saved_data["stride"] = stride;
-    ctx->saved_data["padding"] = padding;
-    ctx->saved_data["dilation"] = dilation;
-    ctx->saved_data["groups"] = groups;
-    ctx->saved_data["bias"] = bias.has_value() && bias->defined();
-    ctx->saved_data["a_size"] = a.sym_sizes().slice(2);
-    ctx->saved_data["b_size"] = b.sym_sizes().slice(2);
-    at::AutoDispatchBelowADInplaceOrView below;
-    return contract(result, a, b, bias, stride, padding, dilation, groups, size);
+    ctx->saved_data["numbers"] = numbers.list();
+    const auto a_size = a.sym_sizes(), b_size = b.sym_sizes();
+    ctx->saved_data["sizes"] = SymInts{a_size[2], a_size[3], b_size[2], b_size[3]};
+    return below(a, b, bias, numbers, size);
+  }
+
+  static Tensor below(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const Numbers& numbers,
+                      c10::SymIntArrayRef size) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return contract(result, a, b, bias, numbers.stride, numbers.padding, numbers.dilation, numbers.groups, size);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
+    const Ints list = ctx->saved_data["numbers"].toIntVector();
+    const Numbers numbers = Numbers::of(list);
+    const SymInts sizes = ctx->saved_data["sizes"].toSymIntVector();
     std::array<Tensor, 3> parts;
     parts[result] = grads[0];
     parts[kOperands[result][0]] = saved[0];
     parts[kOperands[result][1]] = saved[1];
-    variable_list out(8);
+    variable_list out(5);
     for (const int k : {0, 1}) {
       if (!ctx->needs_input_grad(k)) continue;
       const Part wanted = kOperands[result][k];
-      const SymInts size = ctx->saved_data[k == 0 ? "a_size" : "b_size"].toSymIntVector();
-      out[k] = contract(wanted, parts[kOperands[wanted][0]], parts[kOperands[wanted][1]], std::nullopt,
-                        ctx->saved_data["stride"].toIntVector(), ctx->saved_data["padding"].toIntVector(),
-                        ctx->saved_data["dilation"].toIntVector(), ctx->saved_data["groups"].toInt(), size);
+      out[k] = contract(wanted, parts[kOperands[wanted][0]], parts[kOperands[wanted][1]], std::nullopt, numbers.stride,
+                        numbers.padding, numbers.dilation, numbers.groups, c10::SymIntArrayRef(sizes).slice(2 * k, 2));
     }
-    if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) out[2] = grads[0].sum({0, 2, 3});
+    if (numbers.bias && ctx->needs_input_grad(2)) out[2] = grads[0].sum({0, 2, 3});
     return out;
   }
 };
 
 template <Part result>
-Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
-                   at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, c10::SymIntArrayRef size) {
-  return Contract<result>::apply(x, weight, bias, stride, padding, dilation, groups, size);
+Tensor apply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, at::IntArrayRef stride,
+             at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, c10::SymIntArrayRef size) {
+  const bool with_bias = bias.has_value() && bias->defined();
+  const Numbers numbers{stride, padding, dilation, groups, with_bias};
+  for (const auto& [name, pair] : {std::pair("stride", stride), {"padding", padding}, {"dilation", dilation}})
+    TORCH_CHECK_VALUE(pair.size() == 2, name, ": expected two numbers, got ", pair);
+  if (!at::GradMode::is_enabled() || !(a.requires_grad() || b.requires_grad() || (with_bias && bias->requires_grad())))
+    return Contract<result>::below(a, b, bias, numbers, size);
+  return Contract<result>::apply(a, b, bias, numbers, size);
 }
 
 Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef stride, at::IntArrayRef padding,
                    at::IntArrayRef dilation, int64_t groups, c10::SymIntArrayRef kernel) {
-  return Contract<kWeight>::apply(small, large, std::optional<Tensor>(), stride, padding, dilation, groups, kernel);
+  return apply<kWeight>(small, large, std::nullopt, stride, padding, dilation, groups, kernel);
 }
 
 }  // namespace
@@ -115,7 +138,7 @@ TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
 }
 
 TORCH_LIBRARY_IMPL(gankernels_native, Autograd, m) {
-  m.impl("conv2d", &convolution<kSmall>);
-  m.impl("conv_transpose2d", &convolution<kLarge>);
+  m.impl("conv2d", &apply<kSmall>);
+  m.impl("conv_transpose2d", &apply<kLarge>);
   m.impl("conv2d_weight_grad", &weight_grad);
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/conv2d.h"
+#include "cpu/huge_pages.h"
 
 #define GK_ISA_SPACE gk::conv::loops
 #define GK_ISA_FILE "cpu/conv2d_loops.h"
@@ -87,7 +88,7 @@ struct Direct {
         width(size[1]),
         rows(g.stride[0], g.padding[0], g.dilation[0], weight.size(2), height, transposed),
         cols(g.stride[1], g.padding[1], g.dilation[1], weight.size(3), width, transposed),
-        pitch(cols.quotas + cols.span) {
+        pitch(row_pitch()) {
     const int64_t row_cost = in_channels * rows.in_phases * cols.in_phases * pitch;
     tile = std::max(std::min(kScratch / row_cost - rows.span, kMost / pitch), ceil_div(kLeast, pitch));
     // Enough tiles for all threads, evenly filled; tiles do not change the sums.
@@ -98,6 +99,18 @@ struct Direct {
     plane = rows.in_phases * cols.in_phases * phase_size;
     for (int64_t py = 0; py < rows.out_phases; ++py)
       for (int64_t px = 0; px < cols.out_phases; ++px) phases.push_back(pack(weight, rows.taps[py], cols.taps[px]));
+  }
+
+  // Zeros after a row serve as those before the next: an access past the pitch meets the next row's first samples,
+  // which must be zeros as well as what it meant.
+  int64_t row_pitch() const {
+    int64_t before = cols.quotas + cols.span, after = 0;
+    for (int64_t fx = 0; fx < cols.in_phases; ++fx) {
+      const auto [left, right] = inside(cols, w, fx, 0, cols.quotas + cols.span);
+      before = std::min(before, left);
+      after = std::max(after, right);
+    }
+    return std::max({cols.quotas, after, cols.quotas + cols.span - before});
   }
 
   Phase pack(const at::Tensor& weight, const std::vector<Axis::Tap>& down, const std::vector<Axis::Tap>& across) const {
@@ -138,12 +151,12 @@ struct Direct {
       for (int64_t fx = 0; fx < cols.in_phases; ++fx, to += phase_size) {
         const auto [top, bottom] = inside(rows, h, fy, q0, count + rows.span);
         const auto [left, right] = inside(cols, w, fx, 0, pitch);
-        if (bottom - top < count + rows.span || right - left < pitch)
-          std::fill(to, to + (count + rows.span) * pitch, 0.f);
-        const int64_t row = (q0 + top + rows.first) * rows.in_phases + fy,
-                      col = (left + cols.first) * cols.in_phases + fx;
+        std::fill(to, to + top * pitch, 0.f);
+        std::fill(to + bottom * pitch, to + (count + rows.span) * pitch, 0.f);
+        const int64_t row = (q0 + top + rows.first) * rows.in_phases + fy;
+        const int64_t col = (left + cols.first) * cols.in_phases + fx;
         const ConvPlane p{bottom - top, right - left, pitch, rows.in_phases, w, cols.in_phases};
-        GK_ISA_CALL(loops, conv_read, image + row * w + col, p, to + top * pitch + left);
+        GK_ISA_CALL(loops, conv_read, image + row * w + col, p, left, to + top * pitch);
       }
   }
 
@@ -226,6 +239,7 @@ at::Tensor direct(const at::Tensor& x, const at::Tensor& weight, const std::opti
   const at::Tensor bias_ = bias.has_value() ? bias->contiguous() : at::Tensor();
   const float* b = bias.has_value() ? bias_.const_data_ptr<float>() : nullptr;
   at::Tensor y = at::empty({x.size(0), d.out_channels * g.groups, size[0], size[1]}, x.options());
+  prefer_huge_pages(y);
   const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
   const int64_t in_size = d.in_channels * d.h * d.w, out_size = d.out_channels * d.height * d.width;

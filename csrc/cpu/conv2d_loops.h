@@ -68,18 +68,22 @@ inline void conv_rows(int block, const float* source, const float* weight, const
 }
 
 template <int kStep>
-inline __attribute__((always_inline)) void conv_gather(const float* __restrict from, const ConvPlane& p,
+inline __attribute__((always_inline)) void conv_gather(const float* __restrict from, const ConvPlane& p, int64_t left,
                                                        float* __restrict to) {
   const int64_t step = kStep ? kStep : p.step;
-  for (int64_t r = 0; r < p.rows; ++r)
-    for (int64_t q = 0; q < p.count; ++q) to[r * p.pitch + q] = from[r * p.row_step * p.width + q * step];
+  for (int64_t r = 0; r < p.rows; ++r, from += p.row_step * p.width) {
+    for (int64_t q = 0; q < left; ++q) *to++ = 0;
+    for (int64_t q = 0; q < p.count; ++q) to[q] = from[q * step];
+    to += p.count;
+    for (int64_t q = left + p.count; q < p.pitch; ++q) *to++ = 0;
+  }
 }
 
-// The image's samples into the scratch.
-inline void conv_read(const float* from, const ConvPlane& p, float* to) {
-  if (p.step == 1) return conv_gather<1>(from, p, to);
-  if (p.step == 2) return conv_gather<2>(from, p, to);
-  conv_gather<0>(from, p, to);
+// The image's samples into the scratch, whose rows start with `left` zeros and end with zeros.
+inline void conv_read(const float* from, const ConvPlane& p, int64_t left, float* to) {
+  if (p.step == 1) return conv_gather<1>(from, p, left, to);
+  if (p.step == 2) return conv_gather<2>(from, p, left, to);
+  conv_gather<0>(from, p, left, to);
 }
 
 // The scratch's sums, plus bias, into the image.

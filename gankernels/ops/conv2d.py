@@ -124,7 +124,7 @@ def _operands(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[
     shape = "[I, O / groups, kh, kw]" if op == "conv_transpose2d" else "[O, I / groups, kh, kw]"
     _check.rank(op, "weight", weight, 4, shape)
     for name, t, sizes in (("x", x, x.shape[1:]), ("weight", weight, weight.shape)):
-        if any(n == 0 for n in sizes):
+        if 0 in sizes:
             raise ValueError(f"{op}: {name} has shape {list(t.shape)}, expected no empty dimension but the batch")
     if bias is not None:
         _check.like(op, "bias", bias, x)
@@ -134,6 +134,8 @@ def _operands(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[
 
 def _pair(op: str, name: str, value: Pair, least: int) -> list[int]:
     """[rows, columns] of an int or a sequence of one or two, each at least `least`."""
+    if type(value) is int and value >= least:  # nearly every call
+        return [value, value]
     pair = list(value) if isinstance(value, (list, tuple, torch.Size)) else [value]
     if len(pair) == 1:
         pair = pair * 2
