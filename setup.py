@@ -100,9 +100,9 @@ class Build(BuildExtension):
 class Sources(sdist):
     """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
 
-    def add_defaults(self):
-        super().add_defaults()
-        self.filelist.extend(files())
+    def make_distribution(self):
+        self.filelist.files = sorted({*self.filelist.files, *files()})
+        super().make_distribution()
 
 
 compiler = os.environ.get("CXX", "c++" if sys.platform != "win32" else "cl").split()[0]

@@ -111,6 +111,7 @@ Tensor apply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias
   const Numbers numbers{stride, padding, dilation, groups, with_bias};
   for (const auto& [name, pair] : {std::pair("stride", stride), {"padding", padding}, {"dilation", dilation}})
     TORCH_CHECK_VALUE(pair.size() == 2, name, ": expected two numbers, got ", pair);
+  TORCH_CHECK_VALUE(a.dim() == 4 && b.dim() == 4, "conv2d: expected 4-D tensors, got ", a.sizes(), " and ", b.sizes());
   if (!at::GradMode::is_enabled() || !(a.requires_grad() || b.requires_grad() || (with_bias && bias->requires_grad())))
     return Contract<result>::below(a, b, bias, numbers, size);
   return Contract<result>::apply(a, b, bias, numbers, size);

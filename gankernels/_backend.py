@@ -109,16 +109,29 @@ def _pick(op: str, x: torch.Tensor) -> Callable:
         reason = why_not(name, x.device.type, op)
         if reason is None:
             if name == "reference" and refused and not torch.compiler.is_compiling():
-                _warn_slow(op, refused)
+                _warn_reference(op, refused)
             return _operators[op][name]
         refused += f"; {name}: {reason}"
     raise RuntimeError(f"{op}: no usable backend for a tensor on {x.device}{refused}")
 
 
-def _warn_slow(op: str, refused: str) -> None:
+def preferred(device: torch.device | str) -> str:
+    """The backend that operators on tensors of `device` take if they have a kernel for it: forced, or first usable."""
+    if _forced is not None:
+        return _forced
+    order = ORDER.get(torch.device(device).type, ("reference",))
+    return next(name for name in order if why_not(name, device) is None)
+
+
+def cpu_capability() -> str:
+    """The instruction set that the compiled CPU kernels use, or "not built"."""
+    return "not built" if _C is None else _C.cpu_capability()
+
+
+def _warn_reference(op: str, refused: str) -> None:
     if refused not in _warned:
         _warned.add(refused)
-        warnings.warn(f"{op} runs on the slow reference backend{refused}", stacklevel=4)
+        warnings.warn(f"{op} runs on the reference backend, plain PyTorch{refused}", stacklevel=4)
 
 
 @contextlib.contextmanager

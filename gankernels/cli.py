@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gankernels.errors import ConfigError, InputError, TrainingDiverged, need
-from gankernels.training import PRESETS, TrainConfig, load_generator, make_progress, train
+from gankernels.training import PRESETS, Result, TrainConfig, load_generator, make_progress, train
 from gankernels.training.checkpoint import find
 from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
 from gankernels.training.networks import read
@@ -35,12 +35,9 @@ class Train:
 
     def run(self) -> int:
         result = train(self.config, make_progress(), resume=self.resume, overwrite=self.overwrite)
-        if result.interrupted:
-            print(f"interrupted after step {result.step}; saved {result.checkpoint}")
-            print(f"continue with: gankernels train --resume {result.folder}")
-            return INTERRUPTED
-        print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
-        return 0
+        if not result.interrupted:
+            print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
+        return _ended(result)
 
 
 @dataclass
@@ -126,7 +123,7 @@ class Demo:
     def run(self) -> int:
         from gankernels.training.demo import demo
 
-        return demo(self.out)
+        return _ended(demo(self.out))
 
 
 @dataclass
@@ -138,6 +135,15 @@ class Doctor:
 
         print(_doctor.report())
         return 0
+
+
+def _ended(result: Result) -> int:
+    """The exit code of a run; of an interrupted one also says how to go on with it."""
+    if not result.interrupted:
+        return 0
+    print(f"interrupted after step {result.step}; saved {result.checkpoint}")
+    print(f"continue with: gankernels train --resume {result.folder}")
+    return INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from training_support import arguments_of, image_folder, run, same_checkpoints, 
 
 from gankernels import errors
 from gankernels.cli import main
+from gankernels.training import Result
 from gankernels.training.checkpoint import all_checkpoints, load, save
 from gankernels.training.generate import arithmetic, interpolate, latents
 from gankernels.training.networks import load_generator
@@ -233,6 +234,20 @@ def test_divergence_exits_with_1(copied, trained, capsys):
     message = capsys.readouterr().err
     assert "diverged at step 5" in message
     assert str(copied) in message
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, command):
+    saved = tmp_path / "checkpoints/00000003.safetensors"
+    result = Result(tmp_path, saved, step=3, images=24, seconds=1.0, interrupted=True)
+    monkeypatch.setattr("gankernels.cli.train", lambda *_, **__: result)
+    monkeypatch.setattr("gankernels.training.demo.train", lambda *_, **__: result)
+    monkeypatch.setattr("gankernels.training.demo.operator_table", lambda _: [])
+    assert main([command, "--out", str(tmp_path)]) == 130
+    shown = capsys.readouterr().out
+    assert f"interrupted after step 3; saved {saved}" in shown
+    assert shown.endswith(f"continue with: gankernels train --resume {tmp_path}\n")
+    assert "trained on" not in shown
 
 
 def test_progress_bar(capsys):

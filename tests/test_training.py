@@ -2,13 +2,15 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 from training_support import arguments_of, image_folder, run, same_checkpoints, start, tiny, wait_for
 
-from gankernels import data
+from gankernels import _backend, data
 from gankernels.errors import CheckpointError, ConfigError, TrainingDiverged
 from gankernels.training import TrainConfig
 from gankernels.training.checkpoint import all_checkpoints, load, save
@@ -177,6 +179,52 @@ def test_a_save_that_the_disk_refuses_leaves_the_old(tmp_path, monkeypatch):
         save(path, {"x": torch.zeros(3)})
     assert torch.equal(load(path)["x"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from gankernels.errors import CheckpointError
+from gankernels.training.checkpoint import save
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save(Path(sys.argv[1]), {"x": torch.zeros(100_000)})
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX")
+def test_a_disk_that_fills_up_while_saving(tmp_path):
+    path = tmp_path / "one.safetensors"
+    save(path, {"x": torch.ones(3)})
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"cannot write {path} (")
+    assert "free space or change --out" in done.stdout
+    assert torch.equal(load(path)["x"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_save_below_what_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        save(tmp_path / "file" / "one.safetensors", {"x": torch.ones(3)})
+
+
+def test_another_backend_or_instruction_set_is_noted(images, monkeypatch):
+    one, two = trainer(images), trainer(images)
+    state = one.state()
+    assert two.load(state, "one") == []
+    monkeypatch.setattr(_backend, "_forced", "reference")
+    (note,) = two.load(state, "one")
+    assert note.startswith("not bit for bit")
+    assert str(state["torch"]) in note
+    assert "'reference'" in note
+    monkeypatch.undo()
+    monkeypatch.setattr(_backend, "cpu_capability", lambda: "another")
+    (note,) = two.load(state, "one")
+    assert "'another'" in note
 
 
 @pytest.mark.parametrize(("network", "whose"), [("discriminator", "discriminator's"), ("generator", "generator's")])

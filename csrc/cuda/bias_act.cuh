@@ -95,10 +95,11 @@ __device__ __forceinline__ void add_channels(const BiasActParams& p, const T* ta
     const acc_of<T> value = widen(table[channel]);
 #pragma unroll
     for (int i = 0; i < V; ++i) values[i] += value;
-  } else if (step == 1 && inner == 1 && channel + V <= count && reinterpret_cast<u64>(table + channel) % 16 == 0) {
-    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(table + channel);
+  } else if (step == 1 && inner == 1 && channel + V <= count) {
+    acc_of<T> numbers[V];
+    load_pack(table, channel, 1, count, reinterpret_cast<u64>(table + channel) % 16 == 0, numbers);
 #pragma unroll
-    for (int i = 0; i < V; ++i) values[i] += widen(pack.v[i]);
+    for (int i = 0; i < V; ++i) values[i] += numbers[i];
   } else {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
@@ -159,10 +160,40 @@ __device__ __forceinline__ void sum_over_y(acc_t (&values)[N]) {
   }
 }
 
+// One number, or a pack of T, from `table` at a channel.
+template <typename T, int N>
+__device__ __forceinline__ void load_channels(const void* table, i64 channel, acc_of<T> (&to)[N]) {
+  const T* from = static_cast<const T*>(table) + channel;
+  if constexpr (N == kPack<T>) {
+    load_pack(from, 0, 1, N, reinterpret_cast<u64>(from) % 16 == 0, to);
+  } else {
+    static_assert(N == 1, "one or a pack");
+    to[0] = widen(*from);
+  }
+}
+
+// N numbers as T, in 16-byte packs where there are as many; `to` is then aligned.
+template <typename T, int N>
+__device__ __forceinline__ void store_channels(T* to, const acc_of<T> (&from)[N]) {
+  constexpr int V = N % kPack<T> == 0 ? kPack<T> : 1;
+#pragma unroll
+  for (int first = 0; first < N; first += V) {
+    if constexpr (V == 1) {
+      to[first] = narrow<T>(from[first]);
+    } else {
+      acc_of<T> part[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) part[i] = from[first + i];
+      store_pack(to, first, 1, N, true, part);
+    }
+  }
+}
+
 // A derivative with its sums over the channels, or the sums alone. A block has threadIdx.x over channels (packs of them
 // where Last), threadIdx.y over the rows of its split.
 template <typename T, int K, bool Last>
-__global__ void __launch_bounds__(kBiasActThreads, 3) bias_act_reduce(const __grid_constant__ BiasActParams p) {
+__global__ void __launch_bounds__(kBiasActThreads, K == 1 ? 4 : 3)
+    bias_act_reduce(const __grid_constant__ BiasActParams p) {
   using acc_t = acc_of<T>;
   constexpr int V = kPack<T>, kWide = Last ? V : 1;
   const i64 channel = (static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide;
@@ -170,13 +201,10 @@ __global__ void __launch_bounds__(kBiasActThreads, 3) bias_act_reduce(const __gr
   const i64 end = begin + p.rows_a_split < p.rows ? begin + p.rows_a_split : p.rows;
   const i64 count = p.channels.by, inner = p.inner.by;
   const bool inside = channel < count;
-  acc_t bias[kWide], g_bias[kWide], total[kWide];
+  acc_t bias[kWide], total[kWide];
 #pragma unroll
-  for (int i = 0; i < kWide; ++i) {
-    bias[i] = p.bias && inside ? widen(static_cast<const T*>(p.bias)[channel + i]) : acc_t(0);
-    g_bias[i] = p.g_bias && inside ? widen(static_cast<const T*>(p.g_bias)[channel + i]) : acc_t(0);
-    total[i] = 0;
-  }
+  for (int i = 0; i < kWide; ++i) bias[i] = total[i] = 0;
+  if (p.bias && inside) load_channels<T>(p.bias, channel, bias);
   // A pack is V channels of a row, or V rows of a channel: neighbours in memory, or else blockDim.y apart.
   const bool packed = Last || p.vector;
   const i64 apart = packed ? 1 : blockDim.y, rows_a_pack = Last ? 1 : V;
@@ -200,9 +228,12 @@ __global__ void __launch_bounds__(kBiasActThreads, 3) bias_act_reduce(const __gr
       }
     }
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      u[i] += bias[i % kWide];
-      factor[i] += g_bias[i % kWide];
+    for (int i = 0; i < V; ++i) u[i] += bias[i % kWide];
+    if (p.g_bias) {  // of second derivatives only: read again, so that the first have the registers
+      acc_t g_bias[kWide];
+      load_channels<T>(p.g_bias, channel, g_bias);
+#pragma unroll
+      for (int i = 0; i < V; ++i) factor[i] += g_bias[i % kWide];
     }
     if (packed) {
       multiply_h<K, T>(p, at[0], 1, at[0] + V, true, factor);
@@ -222,13 +253,10 @@ __global__ void __launch_bounds__(kBiasActThreads, 3) bias_act_reduce(const __gr
   }
   sum_over_y(total);
   if (threadIdx.y || !inside) return;
-#pragma unroll
-  for (int i = 0; i < kWide; ++i) {
-    if (gridDim.y == 1) {
-      static_cast<T*>(p.sums)[channel + i] = narrow<T>(total[i]);
-    } else {
-      static_cast<acc_t*>(p.sums)[blockIdx.y * count + channel + i] = total[i];
-    }
+  if (gridDim.y == 1) {
+    store_channels<T>(static_cast<T*>(p.sums) + channel, total);
+  } else {
+    store_channels<acc_t>(static_cast<acc_t*>(p.sums) + blockIdx.y * count + channel, total);
   }
 }
 

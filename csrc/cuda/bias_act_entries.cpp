@@ -53,7 +53,7 @@ const char* map(const Launcher* launcher, BiasActParams& p, i64 dtype, i64 order
 
 const char* reduce(const Launcher* launcher, BiasActParams& p, i64 dtype, i64 order, void* reduced, void* workspace) {
   const i64 pack = 16 / type_bytes(dtype), channels = p.channels.by, inner = p.inner.by;
-  const bool last = inner == 1 && channels % pack == 0 && wide(p);
+  const bool last = inner == 1 && channels % pack == 0 && wide(p) && aligned(reduced, 16) && aligned(workspace, 16);
   p.vector = last || (inner % pack == 0 && wide(p));
   const i64 splits = gk_bias_act_splits(p.numel, channels, inner), lanes = last ? channels / pack : channels;
   if (splits > 1 && !workspace) return fail("workspace: got null, expected room for %lld splits", splits);

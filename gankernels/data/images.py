@@ -14,9 +14,11 @@ The rules, in order:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,7 +36,9 @@ SUFFIXES = frozenset(
     | {".webp"}
 )
 
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of an image of so many channels."""
+
 # What Pillow's decoders raise on damaged bytes; anything else is a bug of ours or of the machine and must be seen.
 _DAMAGED = (
     OSError,
@@ -66,12 +70,20 @@ def check_format(resolution: int, channels: int) -> None:
     """Raise DataError unless resolution is a positive int and channels one of 1, 2, 3, 4."""
     if not isinstance(resolution, int) or resolution < 1:
         raise DataError(f"resolution must be a positive whole number of pixels, got {resolution!r}")
-    if channels not in _MODES:
+    if channels not in MODES:
         raise DataError(f"channels must be 1 (grey), 2 (grey + alpha), 3 (RGB) or 4 (RGBA), got {channels!r}")
 
 
-def decode(data: bytes, resolution: int, channels: int) -> Decoded:
+def decode(
+    data: bytes,
+    resolution: int,
+    channels: int,
+    room: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Decoded:
     """Decode the bytes of an image file by the rules above.
+
+    Args:
+        room: is given the number of pixels that the header states; what it returns is held while they are in memory.
 
     Raises:
         BadImage: the bytes are empty, no image, damaged, truncated, over MAX_PIXELS, or of a mode without a stated
@@ -86,8 +98,9 @@ def decode(data: bytes, resolution: int, channels: int) -> Decoded:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImage(f"{width}x{height} pixels, over the limit of {MAX_PIXELS}")
-        image.load()
-        return Decoded(to_square(image, resolution, channels), min(width, height))
+        with room(width * height):
+            image.load()
+            return Decoded(to_square(image, resolution, channels), min(width, height))
     except BadImage:
         raise
     except image_module.UnidentifiedImageError as error:
@@ -108,7 +121,7 @@ def to_square(image: PilImage.Image, resolution: int, channels: int) -> np.ndarr
     if image.mode in ("LA", "RGBA") and channels in (1, 3):
         ground = image_module.new("RGBA", image.size, (255, 255, 255, 255))
         image = image_module.alpha_composite(ground, image.convert("RGBA"))
-    image = image.convert(_MODES[channels])
+    image = image.convert(MODES[channels])
     if side != resolution:
         # Image.resize weights LA and RGBA by alpha itself.
         image = image.resize((resolution, resolution), image_module.Resampling.LANCZOS)
@@ -119,7 +132,7 @@ def to_square(image: PilImage.Image, resolution: int, channels: int) -> np.ndarr
 def _to_8_bit(image: PilImage.Image) -> PilImage.Image:
     """To one of L, LA, RGB, RGBA, keeping transparency."""
     if image.mode.startswith(("I;16", "I")):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32)
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise BadImage(f"mode {image.mode} with values outside 0..65535, whose range is not stated")
         return need("PIL.Image", "train").fromarray(((values + 128) // 257).astype(np.uint8))

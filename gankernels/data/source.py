@@ -6,10 +6,7 @@ import gzip
 import json
 import os
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +14,8 @@ import numpy as np
 import torch
 
 from gankernels.data.dataset import ImageData
-from gankernels.data.images import SUFFIXES, BadImage, Decoded, check_format, decode, to_square
+from gankernels.data.images import SUFFIXES, BadImage, check_format, to_square
+from gankernels.data.reading import decode_in_order, open_zip, read_file, read_member
 from gankernels.errors import DataError, need
 
 BUNDLED = ("fashion-mnist", "emoji")
@@ -25,7 +23,6 @@ MAX_SKIPPED = 0.05
 """A folder or zip file of whose images more than this part cannot be used is refused."""
 
 _HERE = Path(__file__).parent / "bundled"
-_MAX_FILE_BYTES = 512 * 2**20
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -55,9 +52,10 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
             laid on black 32x32; up to 32;
             "emoji" or "emoji:CATEGORY": 1,911 Noto emoji (or those of a category, as "emoji:Smileys & Emotion"), the
             categories as classes, 64x64; up to 64;
-            a folder, searched through, or a zip file: images of any size, mode and orientation. The rules of cropping,
-            resizing and channels are those of `gankernels.data.images`. Leading folders that all images share are
-            dropped; if every image then lies in a folder, the first folder's name is its label.
+            a folder, searched through, or a zip file (members stored, deflated or LZMA): images of up to 64 MiB and
+            64 megapixels, of any shape, mode and orientation. The rules of cropping, resizing and channels are those
+            of `gankernels.data.images`. Leading folders that all images share are dropped; if every image then lies
+            in a folder, the first folder's name is its label.
         resolution: side in pixels. A source none of whose images is that large is refused; single smaller ones are
             enlarged, and counted in the notes.
         channels: 1, 2, 3 or 4; None means 1 for fashion-mnist and 3 for everything else.
@@ -81,13 +79,10 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
     check_format(resolution, channels)
     if path.is_dir():
         names = _folder_names(path)
-        return _decode_all(name, names, lambda entry: _bounded(path / entry), resolution, channels)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            return _decode_all(name, _images_only(names), lambda e: _member(archive, e), resolution, channels)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{name} is neither a folder nor a readable zip file ({error})") from error
+        return _decode_all(name, names, lambda entry: read_file(path / entry), resolution, channels)
+    with open_zip(path) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        return _decode_all(name, _images_only(names), lambda entry: read_member(archive, entry), resolution, channels)
 
 
 def _lacks(name: str, has: int, resolution: int) -> DataError:
@@ -153,27 +148,6 @@ def _images_only(names: list[str]) -> list[str]:
     return sorted(kept)
 
 
-def _bounded(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise BadImage(f"file of over {_MAX_FILE_BYTES >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadImage(f"cannot be read ({error.strerror})") from error
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        with archive.open(name) as file:
-            # The size that the archive states need not be true: read one byte over the limit and no more.
-            data = file.read(_MAX_FILE_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise BadImage(f"cannot be unpacked ({error})") from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise BadImage(f"unpacks to over {_MAX_FILE_BYTES >> 20} MiB")
-    return data
-
-
 def _decode_all(name: str, names: list[str], read: Callable[[str], bytes], resolution: int, channels: int) -> ImageData:
     if not names:
         raise DataError(f"{name} holds no image files (looked for {' '.join(sorted(SUFFIXES))})")
@@ -190,7 +164,7 @@ def _decode_all(name: str, names: list[str], read: Callable[[str], bytes], resol
     enlarged, largest = 0, 0
     # Pillow warns of odd metadata, which is not used here, and of large images, for which MAX_PIXELS is the limit.
     with warnings.catch_warnings(action="ignore"):
-        for entry, result in _decoded(names, read, resolution, channels):
+        for entry, result in decode_in_order(names, read, resolution, channels):
             if isinstance(result, BadImage):
                 skipped.append(Skipped(entry, str(result)))
                 continue
@@ -213,31 +187,6 @@ def _decode_all(name: str, names: list[str], read: Callable[[str], bytes], resol
         notes.append(f"{name}: {enlarged} of {len(kept)} images are smaller than {resolution} and were enlarged")
     labels, classes = _labels(kept)
     return ImageData(name, torch.from_numpy(images[: len(kept)]), labels, classes, tuple(notes))
-
-
-def _decoded(
-    names: list[str], read: Callable[[str], bytes], resolution: int, channels: int
-) -> Iterator[tuple[str, Decoded | BadImage]]:
-    """Decode on all cores, a bounded number of files at a time, in the order of the names."""
-
-    def one(data: bytes | BadImage) -> Decoded | BadImage:
-        if isinstance(data, BadImage):
-            return data
-        try:
-            return decode(data, resolution, channels)
-        except BadImage as error:
-            return error
-
-    def read_one(entry: str) -> bytes | BadImage:
-        try:
-            return read(entry)
-        except BadImage as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(names), 64):
-            chunk = names[start : start + 64]
-            yield from zip(chunk, pool.map(one, [read_one(entry) for entry in chunk]), strict=True)
 
 
 def _labels(names: list[str]) -> tuple[torch.Tensor | None, tuple[str, ...]]:

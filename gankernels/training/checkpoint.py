@@ -6,6 +6,7 @@ process in between leaves the earlier checkpoints whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -62,6 +63,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the disk does not take it; what lay there before is unharmed.
     """
+    refused = need("safetensors", "train").SafetensorError  # what safetensors makes of an OSError of its own
     save_file = need("safetensors.torch", "train").save_file
     tensors, rest = pack(state)
     header = {_HEADER: json.dumps({"format": FORMAT, "state": rest})}
@@ -72,9 +74,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path} ({error.strerror or error}); free space or change --out") from error
+    except (OSError, refused) as error:
+        with contextlib.suppress(OSError):  # it may not be there, nor its folder
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot write {path} ({reason}); free space or change --out") from error
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from gankernels import _doctor, ops
 from gankernels.errors import need
 from gankernels.training.config import PRESETS
 from gankernels.training.progress import make_progress
-from gankernels.training.run import train
+from gankernels.training.run import Result, train
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def operator_table(device: torch.device) -> list[tuple[str, ...]]:
     return rows
 
 
-def demo(out: Path) -> int:
-    """Print doctor and the table of operators, train the preset "demo" into `out`; returns the exit code."""
+def demo(out: Path) -> Result:
+    """Print doctor and the table of operators, train the preset "demo" into `out`, and name the files it left."""
     rich_console = need("rich.console", "train")
     console = rich_console.Console(width=max(100, rich_console.Console().width))  # a narrow pipe would fold the table
     config = dataclasses.replace(PRESETS["demo"], out=out)
@@ -148,9 +148,7 @@ def demo(out: Path) -> int:
     console.print(table)
     result = train(config, make_progress(), overwrite=True)
     if result.interrupted:
-        print(f"interrupted after step {result.step}; saved {result.checkpoint}")
-        print(f"continue with: gankernels train --resume {result.folder}")
-        return 130
+        return result
     folder = result.folder.resolve()
     print(f"trained on {result.images} images in {result.seconds:.0f} s")
     for name, what in (
@@ -162,4 +160,4 @@ def demo(out: Path) -> int:
     ):
         print(f"  {folder / name}  {what}")
     print(folder)
-    return 0
+    return result

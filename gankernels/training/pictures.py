@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gankernels.data.images import MODES
 from gankernels.errors import need
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GAP = 2
 
 
@@ -24,7 +24,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 def picture(image: Tensor) -> PilImage.Image:
     """uint8 [C, H, W] with 1 (grey), 2 (grey + alpha), 3 (RGB) or 4 (RGBA) channels as a Pillow image."""
-    if image.shape[0] not in _MODES:
+    if image.shape[0] not in MODES:
         raise ValueError(f"image must have 1 to 4 channels, got shape {list(image.shape)}")
     array = image.permute(1, 2, 0).contiguous().numpy()
     return need("PIL.Image", "train").fromarray(array[:, :, 0] if image.shape[0] == 1 else array)

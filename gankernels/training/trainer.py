@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gankernels import _backend
 from gankernels.data import ImageData, Sampler
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import CheckpointError, TrainingDiverged
@@ -119,7 +120,7 @@ class Trainer:
             "data": self.data.digest(),
             "generator_config": self.generator.config,
             "discriminator_config": self.discriminator.config,
-            "torch": [torch.__version__, torch.get_num_threads(), self.device.type],
+            "torch": self._arithmetic(),
             "step": self.step_count,
             "sampler": self.sampler.state(),
             "sums": self.sums,
@@ -155,10 +156,19 @@ class Trainer:
             before = state["torch"]
         except KeyError as error:
             raise CheckpointError(f"{name} lacks {error}; it is incomplete, take another checkpoint") from error
-        now = [torch.__version__, torch.get_num_threads(), self.device.type]
+        now = self._arithmetic()
         if now == before:
             return []
-        return [f"not bit for bit: saved by torch, threads and device {before}, continued by {now}"]
+        what = "torch, threads, device, backend and CPU kernels"
+        return [f"not bit for bit: saved by {what} {before}, continued by {now}"]
+
+    def _arithmetic(self) -> list[str | int]:
+        """What the rounding of a step depends on beside the state: equal lists continue bit for bit on the CPU."""
+        backend = _backend.preferred(self.device)
+        return [
+            *(torch.__version__, torch.get_num_threads(), self.device.type),
+            *(backend, _backend.cpu_capability()),
+        ]
 
 
 def _first_not_finite(module: nn.Module, loss: Tensor) -> str:

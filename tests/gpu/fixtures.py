@@ -16,7 +16,7 @@ from .triton_device import ptx_device
 
 
 @contextlib.contextmanager
-def _accepting(name):
+def accepting(name):
     """Lets the backend picker take CPU tensors for a GPU backend."""
     added = name not in _backend.emulated
     _backend.emulated.add(name)
@@ -30,7 +30,7 @@ def _accepting(name):
 @contextlib.contextmanager
 def triton_device(cc=80, configs="one", check=True):
     """`gankernels.backend("triton")` runs CPU tensors inside; yields the log of launches. See `ptx_device`."""
-    with ptx_device(cc, configs, check) as log, _accepting("triton"):
+    with ptx_device(cc, configs, check) as log, accepting("triton"):
         yield log
 
 
@@ -75,7 +75,7 @@ def cuda_device(cc=80, check=True, extension=None, folder=paths.CSRC / "cuda"):
     bridge = Bridge(cc, log, check, folder)
     library.gk_set_emulator(ctypes.byref(bridge.hooks))
     try:
-        with redirected(), _accepting("cuda"):
+        with redirected(), accepting("cuda"):
             yield log
     finally:
         library.gk_set_emulator(None)

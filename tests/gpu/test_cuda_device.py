@@ -94,3 +94,15 @@ def test_errors_of_the_compiler_are_shown(tmp_path):
     source.write_text("__global__ void k() { nonsense; }")
     with pytest.raises(nvrtc.CompileError, match="nonsense"):
         nvrtc.compile(source, "k", "compute_80", ())
+
+
+@pytest.mark.parametrize("by", [1, 2, 3, 7, 64, 1000, 2**20 - 1, 2**31, 2**31 + 11, 2**40 + 1, 2**62 + 1, 2**63 - 1])
+def test_divider_is_exact(by):
+    largest = 2**63 - 1
+    near = [k * by + d for k in (0, 1, 2, 3, largest // by // 2, largest // by - 1, largest // by) for d in (-1, 0, 1)]
+    random = torch.randint(0, largest, (200,), generator=torch.Generator().manual_seed(by % 1000)).tolist()
+    n = [v for v in [*near, *random, largest, largest - 1] if 0 <= v <= largest]
+    quotient, remainder = torch.empty(len(n), dtype=torch.int64), torch.empty(len(n), dtype=torch.int64)
+    Native("divide", 80, folder=paths.EXAMPLE).gk_divide(torch.tensor(n), quotient, remainder, len(n), by)
+    assert quotient.tolist() == [v // by for v in n]
+    assert remainder.tolist() == [v % by for v in n]

@@ -1,0 +1,8 @@
+"""What the GPU kernels compile to and how much memory they touch, against stated limits: `python -m gpu.evidence`.
+
+Each operator lists its calls at a model's shapes in a module of its own; OPERATORS names the modules.
+"""
+
+OPERATORS = ("bias_act",)
+TARGETS = (75, 80, 86, 89, 90, 100, 120)
+AMD_TARGETS = ("gfx942",)

@@ -1,0 +1,133 @@
+"""docs/gpu-evidence.md: the tables, and the hash of the sources that they hold for."""
+
+import importlib
+import re
+
+import triton
+
+from .. import host, nvrtc, paths
+from . import AMD_TARGETS, OPERATORS, TARGETS, check, measure, static
+
+DOCUMENT = paths.ROOT / "docs" / "gpu-evidence.md"
+COMMAND = "cd tests && python -m gpu.evidence"
+
+HEAD = f"""# What the GPU kernels compile to, and what they touch
+
+Written by `{COMMAND}`; do not edit. No GPU is involved: Triton and NVRTC compile for each
+target, and the PTX runs instruction by instruction on the CPU.
+
+- *Distinct*, *requested*: bytes of global memory touched, and asked for, over the floor: each input read once and each
+  output written once. *Sectors*, *wavefronts*: 32-byte sectors of global requests and wavefronts of shared memory, over
+  the fewest for the same bytes (below 1 where lanes read one address).
+- *Launches* are of our own kernels; the sums of Triton's reductions are added up by PyTorch.
+- *Model*: the least time on an H100 by the counted DRAM bytes, L2 sectors, warp instructions, shared-memory wavefronts
+  and tensor-core flops, and which of them it is. It is a model, **not a speed**: it knows no latency and no launch
+  overhead, and data that fit the cache of an H100 may move faster. *Unfused*: the same for the DRAM bytes of the
+  composition of PyTorch operators.
+- Compiled kernels: registers a thread (VGPRs on AMD) / bytes of shared memory / occupancy. Every kernel here has no
+  stack and no spill, or the command fails.
+"""
+
+
+def module_of(op):
+    return importlib.import_module(f"gpu.evidence.{op}")
+
+
+def digest(op):
+    """A hash of what an operator's tables depend on."""
+    module = module_of(op)
+    files = {path for pattern in (*module.SOURCES, "tests/gpu/evidence/*.py") for path in paths.ROOT.glob(pattern)}
+    return paths.digest(*sorted(path for path in files if path.is_file()))
+
+
+def recorded(op):
+    """The hash that the document was written for, or None."""
+    found = DOCUMENT.exists() and re.search(rf"<!-- {op}: (\w+) -->", DOCUMENT.read_text())
+    return found.group(1) if found else None
+
+
+def _table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def _traffic_row(case, traffic):
+    seconds, limit = traffic.model()
+    wavefronts = f"{traffic.wavefronts / traffic.ideal_wavefronts:.2f}" if traffic.wavefronts else "none"
+    return (
+        case.backend, case.name, str(traffic.launches), f"{case.floor / 1e6:.1f}", f"{traffic.unique / case.floor:.3f}",
+        f"{traffic.requested / case.floor:.3f}", f"{traffic.sectors / traffic.ideal_sectors:.2f}", wavefronts,
+        f"{seconds * 1e6:.1f} ({limit})", f"{case.plain / measure.DRAM * 1e6:.1f}",
+    )  # fmt: skip
+
+
+TRAFFIC = (
+    "backend", "call", "launches", "floor MB", "distinct", "requested", "sectors", "wavefronts", "model us",
+    "unfused us",
+)  # fmt: skip
+
+
+def operator(op, targets=(*TARGETS, *AMD_TARGETS), note=print):
+    """(Markdown section, breaches) of one operator."""
+    traffic_rows, kernels, failures = [], {}, []
+    for case in module_of(op).cases():
+        launches = measure.run(case)
+        traffic = measure.traffic(launches)
+        traffic_rows.append(_traffic_row(case, traffic))
+        failures += [f"{op}, {case.backend} {case.name}: {breach}" for breach in check.breaches(case, traffic)]
+        for cc in targets:
+            if case.backend == "cuda" and cc in AMD_TARGETS:
+                continue
+            for name, threads, facts in measure.compiled(op, case, cc, launches):
+                row = name if case.backend == "cuda" else f"{name}, {case.name}"
+                kernels.setdefault((case.backend, row), {})[cc] = (threads, facts)
+                found = check.static_breaches(case, cc, threads, facts, main=not name.startswith(f"{op}_sums"))
+                failures += [f"{op}, {case.backend} {row} for {cc}: {breach}" for breach in found]
+        note(f"{op}: {case.backend} {case.name}")
+    rows = []
+    for (backend, name), by_target in kernels.items():
+        facts = by_target[90][1]
+        cells = [
+            f"{by_target[cc][1].registers} / {by_target[cc][1].shared} / "
+            f"{static.occupancy(cc, by_target[cc][1], by_target[cc][0]):.0%}"
+            if cc in by_target
+            else "not for AMD"
+            for cc in targets
+        ]
+        mix = (
+            f"{facts.wide_loads} + {facts.narrow_loads}", f"{facts.wide_stores} + {facts.narrow_stores}",
+            str(facts.tensor_core), str(facts.instructions),
+        )  # fmt: skip
+        rows.append((backend, f"`{name}`", *cells, *mix))
+    header = ["backend", "kernel", *(f"sm_{cc}" if isinstance(cc, int) else cc for cc in targets)]
+    header += ["loads, 128-bit + other", "stores", "tensor core", "instructions"]
+    section = f"\n## {op}\n\n<!-- {op}: {digest(op)} -->\n{module_of(op).__doc__}\n\n"
+    section += _table(TRAFFIC, traffic_rows) + "\nThe instruction counts are of sm_90, every path of the code.\n\n"
+    return section + _table(header, rows), failures
+
+
+def every(targets=TARGETS, note=print):
+    """Compiles every CUDA instantiation of every operator; returns those with a stack or spills."""
+    failures = []
+    for op in OPERATORS:
+        entries = paths.CSRC / "cuda" / f"{op}_entries.cpp"
+        for name in host.build(entries, (paths.CSRC, paths.CSRC / "cuda")).kernels if entries.exists() else ():
+            for cc in targets:
+                facts = static.of_cuda(op, name, cc)
+                note(f"{name} for sm_{cc}: {facts.registers} registers")
+                if facts.stack or facts.spills:
+                    failures.append(f"{name} for sm_{cc}: {facts.stack} bytes of stack, {facts.spills} spills")
+    return failures
+
+
+def write():
+    """Measures everything and writes the document; returns the breaches."""
+    text = HEAD + f"\nTriton {triton.__version__}, NVRTC {nvrtc.version()}.\n"
+    failures = []
+    for op in OPERATORS:
+        section, found = operator(op)
+        text += section
+        failures += found
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(text)
+    return failures
