@@ -13,6 +13,7 @@ from functools import cache
 from glob import glob
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 try:
@@ -97,6 +98,19 @@ class Build(BuildExtension):
         self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
 
 
+class Modules(build_py):
+    """A wheel holds the CUDA sources too, for gankernels._nvrtc; an editable install finds them in csrc."""
+
+    def run(self):
+        super().run()
+        for name in files():
+            folder, ending = os.path.dirname(name), os.path.splitext(name)[1]
+            if not self.editable_mode and folder != os.path.join("csrc", "cpu") and ending in (".h", ".cuh"):
+                target = os.path.join(self.build_lib, "gankernels", "_" + name)
+                self.mkpath(os.path.dirname(target))
+                self.copy_file(name, target)
+
+
 class Sources(sdist):
     """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
 
@@ -112,5 +126,5 @@ if wanted and not shutil.which(compiler):
     wanted = False
 setup(
     ext_modules=[extension()] if wanted else [],
-    cmdclass={"sdist": Sources, **({"build_ext": Build} if wanted else {})},
+    cmdclass={"build_py": Modules, "sdist": Sources, **({"build_ext": Build} if wanted else {})},
 )

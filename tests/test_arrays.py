@@ -137,9 +137,7 @@ def test_running_statistics_move_in_place():
 @pytest.mark.parametrize("kind", ["read-only", "big-endian", "reversed"])
 def test_running_statistics_that_cannot_be_written_are_refused_before_anything_is(kind):
     mean, var = np.zeros(3, np.float32), UNUSUAL[kind](np.ones(3, np.float32))
-    with pytest.raises(
-        ValueError, match=r"running_var is written in place, .* pass numpy.array\(running_var, 'float32'\)"
-    ):
+    with pytest.raises(ValueError, match=r"running_var is written in place, .* numpy.array\(running_var, 'float32'"):
         ops.batch_norm_act(X, None, None, mean, var, training=True)
     assert not mean.any()
     ops.batch_norm_act(X, None, None, mean, var, training=False)  # which only reads

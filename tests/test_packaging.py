@@ -124,4 +124,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
         assert name in names
     assert any(n.startswith("gankernels/data/bundled/fashion-mnist/") for n in names)
     assert any(n.startswith("gankernels/data/bundled/emoji/") for n in names)
+    assert {n for n in names if "/_csrc/" in n} == {
+        f"gankernels/_{name}"
+        for name in (str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.*h"))
+        if not name.startswith("csrc/cpu/") and not name.endswith(".sh")
+    }
+    assert "gankernels/_csrc/cuda/bias_act.cuh" in names
     assert not [n for n in names if "test" in pathlib.PurePath(n).name.split(".")[0].split("_")]
