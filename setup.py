@@ -98,24 +98,30 @@ class Build(BuildExtension):
         self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
 
 
+def shipped():
+    """What a wheel holds beside its packages: CUDA's sources for CuPy, the operators' tests and benchmarks."""
+    operators = [os.path.basename(name) for name in glob("gankernels/ops/[!_]*.py")]
+    tests = [os.path.join("tests", name) for name in ["conftest.py", "op_tests.py", *(f"test_{n}" for n in operators)]]
+    sources = [name for name in files() if name.endswith((".h", ".cuh")) and os.path.join("csrc", "cpu") not in name]
+    return [*sources, *filter(os.path.exists, tests), *glob("benchmarks/*.py")]
+
+
 class Modules(build_py):
-    """A wheel holds the CUDA sources too, for gankernels._nvrtc; an editable install finds them in csrc."""
+    """Adds what gankernels._shipped looks for; an editable install finds it in the checkout."""
 
     def run(self):
         super().run()
-        for name in files():
-            folder, ending = os.path.dirname(name), os.path.splitext(name)[1]
-            if not self.editable_mode and folder != os.path.join("csrc", "cpu") and ending in (".h", ".cuh"):
-                target = os.path.join(self.build_lib, "gankernels", "_" + name)
-                self.mkpath(os.path.dirname(target))
-                self.copy_file(name, target)
+        for name in [] if self.editable_mode else shipped():
+            target = os.path.join(self.build_lib, "gankernels", "_" + name)
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(name, target)
 
 
 class Sources(sdist):
     """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
 
     def make_distribution(self):
-        self.filelist.files = sorted({*self.filelist.files, *files()})
+        self.filelist.files = sorted({*self.filelist.files, *files(), *shipped()})
         super().make_distribution()
 
 

@@ -62,6 +62,11 @@ def operators() -> dict[str, tuple[str, ...]]:
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
 
 
+def home(op: str) -> str:
+    """The module in gankernels.ops that operator `op` lives in, by its last name."""
+    return _operators[op]["reference"].__module__.rpartition(".")[2].removesuffix("_op")
+
+
 def native(name: str) -> Callable:
     """The compiled operator ``gankernels_native::name``, looked up when called: the extension may not be built."""
 

@@ -25,6 +25,8 @@ from types import ModuleType
 
 import torch
 
+from gankernels._shipped import shipped
+
 INSTALL = "pip install 'gankernels[cupy]'"
 OPTIONS = ("--std=c++17",)
 
@@ -49,12 +51,8 @@ class Compiled:
 
 
 def sources() -> Path:
-    """The folder of the CUDA sources: of the installed package, or of the checkout that it is installed from."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "_csrc", package.parent / "csrc"):
-        if (folder / "cuda" / "launch.h").is_file():
-            return folder
-    raise FileNotFoundError(f"the CUDA sources are neither in {package / '_csrc'} nor beside it; reinstall gankernels")
+    """The folder of the CUDA sources."""
+    return shipped("csrc", "cuda/launch.h")
 
 
 def headers(folders: Iterable[Path | str]) -> list[Path]:
