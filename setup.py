@@ -121,7 +121,7 @@ class Sources(sdist):
     """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
 
     def make_distribution(self):
-        self.filelist.files = sorted({*self.filelist.files, *files(), *shipped()})
+        self.filelist.files = sorted({*self.filelist.files, *files(), *shipped(), "NOTICE"})
         super().make_distribution()
 
 

@@ -3,7 +3,6 @@
 CuPy's launch alone is replaced: it takes what RawModule is given and runs it in the emulator of PTX.
 """
 
-import contextlib
 import ctypes
 import importlib
 import json
@@ -11,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 import warnings
 
 import numpy as np
@@ -19,6 +17,7 @@ import pytest
 import torch
 from gpu import host, ptx
 from gpu.cuda import Bridge
+from gpu.fake_cupy import Gpu
 from gpu.fixtures import accepting, redirected
 from gpu.log import Log
 from op_tests import assert_as_true_as_reference
@@ -40,60 +39,6 @@ def real_cupy(monkeypatch, tmp_path):
     _nvrtc._temporary.cache_clear()
     yield cupy
     _nvrtc._temporary.cache_clear()
-
-
-class Gpu:
-    """A GPU's face in CuPy: what a launch does is up to `execute(path, symbol, grid, block, params, shared)`."""
-
-    def __init__(self, cupy, capability, execute):
-        self.devices, self.streams, self.launches, self.shared = [], [], [], []
-        gpu = self
-
-        @contextlib.contextmanager
-        def entered(kept, value):
-            kept.append(value)
-            yield
-            kept.pop()
-
-        class Kernel:
-            def __init__(self, path, symbol):
-                self.path, self.symbol = path, symbol
-
-            def __setattr__(self, name, value):
-                if name == "max_dynamic_shared_size_bytes":
-                    gpu.shared.append(value)
-                super().__setattr__(name, value)
-
-            def __call__(self, grid, block, args, *, shared_mem):
-                (params,) = args
-                assert isinstance(params, np.ndarray)
-                assert params.size == 1  # what CuPy passes by value
-                gpu.launches.append((self.path, self.symbol, grid, block, params.tobytes(), shared_mem))
-                gpu.launches[-1] += (gpu.devices[-1], gpu.streams[-1])
-                execute(self.path, self.symbol, grid, block, params.tobytes(), shared_mem)
-
-        class Device:
-            compute_capability = capability
-
-            def __init__(self, number):
-                self.number = number
-
-            def __enter__(self):
-                gpu.devices.append(self.number)
-
-            def __exit__(self, *_):
-                gpu.devices.pop()
-
-        cuda = types.SimpleNamespace(
-            nvrtc=cupy.cuda.nvrtc,
-            Device=Device,
-            ExternalStream=lambda address, device: entered(gpu.streams, (address, device)),
-            Stream=types.SimpleNamespace(null=contextlib.nullcontext()),
-            get_cuda_path=lambda: None,
-        )
-        self.streams.append("null")
-        raw = lambda path: types.SimpleNamespace(get_function=lambda symbol: Kernel(path, symbol))  # noqa: E731
-        self.cupy = types.SimpleNamespace(cuda=cuda, RawModule=raw, __version__="0")
 
 
 @pytest.fixture
@@ -196,6 +141,15 @@ def test_a_launch_names_gpu_stream_code_and_struct(real_cupy, monkeypatch):
         runner.launch(*plan(shared=shared))
     assert gpu.shared == [64 * 1024, 100 * 1024]
     assert not gpu.devices
+
+
+@needs_extension
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has a CUDA device of its own")
+def test_tensors_on_a_gpu_that_is_not_there(real_cupy):
+    command = [sys.executable, "-m", "gpu.fake_cuda"]
+    done = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].endswith("launches")
 
 
 def test_cupy_takes_the_struct_by_value(real_cupy):
