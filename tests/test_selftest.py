@@ -105,11 +105,9 @@ def test_tests_that_hang_are_ended(tmp_path, monkeypatch):
     assert "did not end within" in only.message
 
 
-def test_every_operator_has_tests_and_benchmarks_to_run():
-    assert {_backend.home(op) for op in _backend.operators() if not op.startswith("square_")} == set(checks.stems())
-    for stem in checks.stems():
-        assert (shipped("benchmarks", "bench_tools.py") / f"bench_{stem}.py").is_file()
-    assert checks.stems(["conv_transpose2d", "conv2d"]) == ["conv2d"]
+def test_every_operator_has_tests_to_run():
+    assert {_backend.home(op) for op in _backend.operators() if not op.startswith("square_")} <= set(checks.stems())
+    assert checks.stems(["conv_transpose2d", "bias_act", "conv2d"]) == ["bias_act", "conv2d"]
 
 
 def test_the_quick_tests_exist():
@@ -148,7 +146,7 @@ def test_a_benchmark_that_fails_is_reported(tmp_path, monkeypatch):
     assert "ValueError: wrong" in found[0].error
     assert found[3].milliseconds.keys() == {"eager"}
     assert "at import" in next(benchmarks.run("broken", quick=True)).error
-    assert "there is no bench_absent.py" in next(benchmarks.run("absent", quick=True)).error
+    assert not list(benchmarks.run("absent", quick=True))
     passed = Check("bias_act", "cpu", "test", "passed", "", 0.0)
     assert report.failures([passed], found) == [
         f"good benchmark bias_act a {o}: failed" for o in ("forward", "forward+backward", "second order")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gankernels import _backend
+from gankernels import _backend, ops
 from gankernels._shipped import shipped
 from gankernels.errors import ConfigError
 from gankernels.selftest import plugin
@@ -40,18 +40,20 @@ class Check:
 
 
 def stems(only: Sequence[str] = ()) -> list[str]:
-    """The operator modules (gankernels/ops/<stem>.py) to test: all, or those of the operators or modules in `only`.
+    """The modules of gankernels.ops to test: all, or those in `only`, which names modules or operators.
 
-    Raises: ConfigError for a name that is none.
+    Raises: ConfigError for a name that is neither.
     """
-    homes = {op: _backend.home(op) for op in _backend.operators()}
     folder = shipped("tests", "op_tests.py")
-    here = [stem for stem in dict.fromkeys(homes.values()) if (folder / f"test_{stem}.py").is_file()]
+    modules = sorted(path.stem for path in Path(ops.__file__).parent.glob("[!_]*.py"))
+    modules = [stem for stem in modules if (folder / f"test_{stem}.py").is_file()]
+    homes = {op: _backend.home(op) for op in _backend.operators()}
     chosen = [homes.get(name, name) for name in only]
     for name, stem in zip(only, chosen, strict=True):
-        if stem not in here:
-            raise ConfigError(f"only: {name} is no operator, expected some of {', '.join(homes)}")
-    return [stem for stem in here if not only or stem in chosen]
+        if stem not in modules:
+            known = ", ".join(sorted({*homes, *modules}))
+            raise ConfigError(f"only: {name} is no operator, expected some of {known}")
+    return [stem for stem in modules if not only or stem in chosen]
 
 
 def run(stem: str, quick: bool) -> list[Check]:

@@ -4,6 +4,21 @@ import contextlib
 import types
 
 import numpy as np
+import pytest
+
+from gankernels import _nvrtc
+
+
+@pytest.fixture(name="real_cupy")
+def real_cupy_(monkeypatch, tmp_path):
+    """CuPy itself, and an empty cache."""
+    cupy = pytest.importorskip("cupy")
+    if not _nvrtc.wheel_file("lib/libnvrtc.so.*"):
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime")
+    monkeypatch.setenv("GANKERNELS_CACHE", str(tmp_path / "cache"))
+    _nvrtc._temporary.cache_clear()
+    yield cupy
+    _nvrtc._temporary.cache_clear()
 
 
 class Kernel:
