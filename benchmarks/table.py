@@ -11,6 +11,7 @@ import argparse
 import importlib
 import pathlib
 import platform
+import random
 import statistics
 import sys
 import time
@@ -49,15 +50,18 @@ def matmul_peak() -> float:
 
 
 def interleave(calls: dict, seconds: float) -> dict[str, float]:
-    """Median time of each, one call of each in turn until every one has had its share of `seconds`."""
+    """Median time of each, one call of each a round, in a new order each round, for `seconds` a provider."""
     times = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
     for f in calls.values():
         f()
     end = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, f in calls.items():
+        shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            f()
+            calls[name]()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
