@@ -5,6 +5,7 @@
 
 #include "cpu/isa.h"
 #include "cuda/launch.h"
+#include "plain_calls.h"
 
 namespace py = pybind11;
 
@@ -33,4 +34,5 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_runtime_runner", [](std::uintptr_t run) { gk_set_runtime_runner(reinterpret_cast<gk::RunLaunch>(run)); },
       py::arg("run"), "Gives the launches of CUDA tensors to a C function (its address, a gk::RunLaunch).");
+  gk::define_plain_calls(m.ptr());
 }
