@@ -28,6 +28,8 @@ import torch
 from gankernels._shipped import shipped
 
 INSTALL = "pip install 'gankernels[cupy]'"
+if (torch.version.cuda or "").startswith("12."):
+    INSTALL = "pip install cupy-cuda12x"  # NVRTC and headers of 12 come with such a torch
 OPTIONS = ("--std=c++17",)
 
 missing: str | None = None

@@ -119,7 +119,8 @@ def _back(op: str, library: ModuleType, y: Any, mine: set[int]) -> Any:
         return y
     if y.dtype == torch.bfloat16:
         raise ValueError(
-            f"{op}: the result is bfloat16, which {library.__name__} lacks; pass tensors, or leave torch.autocast"
+            f"{op}: the result is bfloat16, which is not given as a {library.__name__}.ndarray; pass tensors, or leave "
+            "torch.autocast"
         )
     if y.numel() and y.untyped_storage().data_ptr() in mine:
         y = y.clone()
