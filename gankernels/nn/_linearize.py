@@ -39,11 +39,13 @@ def register_linearization(*kinds: type[torch.nn.Module]) -> Callable[[Rule], Ru
     `gankernels.nn.linearized`. A subclass inherits the rule unless it has its own `forward`.
     """
 
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+            raise ValueError(f"register_linearization: got {kind!r}, expected classes of torch.nn.Module")
+
     def register(rule: Rule) -> Rule:
         takes_c = len(inspect.signature(rule).parameters) > 2
         for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-                raise ValueError(f"register_linearization: got {kind!r}, expected classes of torch.nn.Module")
             _RULES[kind] = (rule, takes_c)
         return rule
 

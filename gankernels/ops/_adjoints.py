@@ -29,38 +29,26 @@ def bias_act_adjoint(
     return _backend.pick("bias_act_adjoint", x)(g, x, y, bias, dim % x.ndim, act, alpha, gain, clamp)
 
 
-def _slope(u: Tensor, act: str, alpha: float) -> Tensor:
-    """Derivative of an activation; at a kink the side that PyTorch takes."""
-    below = u.clamp(max=0)
-    match act:
-        case "linear":
-            return torch.ones_like(u)
-        case "relu":
-            return (u > 0).to(u.dtype)
-        case "lrelu":
-            return torch.where(u > 0, 1.0, alpha).to(u.dtype)
-        case "tanh":
-            return 1 - u.tanh().square()
-        case "sigmoid":
-            return u.sigmoid() * (1 - u.sigmoid())
-        case "elu":
-            return torch.where(u > 0, torch.ones_like(u), below.exp())
-        case "selu":
-            return torch.where(u > 0, torch.full_like(u, _SELU_SCALE), _SELU_SCALE * _SELU_ALPHA * below.exp())
-        case "softplus":
-            return torch.where(u > 20, torch.ones_like(u), u.sigmoid())
-        case "swish":
-            return u.sigmoid() * (1 + u * (1 - u.sigmoid()))
-    raise AssertionError(f"no slope of {act}")
+_aten = torch.ops.aten
+_TIMES_SLOPE = {
+    "linear": lambda g, u, alpha: g,
+    "relu": lambda g, u, alpha: _aten.threshold_backward(g, u, 0),
+    "lrelu": lambda g, u, alpha: _aten.leaky_relu_backward(g, u, alpha, False),
+    "tanh": lambda g, u, alpha: _aten.tanh_backward(g, u.tanh()),
+    "sigmoid": lambda g, u, alpha: _aten.sigmoid_backward(g, u.sigmoid()),
+    "elu": lambda g, u, alpha: _aten.elu_backward(g, 1.0, 1, 1, False, u),
+    "selu": lambda g, u, alpha: _aten.elu_backward(g, _SELU_ALPHA, _SELU_SCALE, 1, False, u),
+    "softplus": lambda g, u, alpha: _aten.softplus_backward(g, u, 1, 20),
+    "swish": lambda g, u, alpha: g * u.sigmoid() * (1 + u * (1 - u.sigmoid())),  # silu_backward has no derivative
+}
+"""g times an activation's slope at u: PyTorch's own, which has PyTorch's own derivative, kinks included."""
 
 
 def _bias_act_reference(g, x, y, bias, dim, act, alpha, gain, clamp):
-    if bias is not None:
-        x = x + bias.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    g = g * _slope(x, act, alpha) * gain
-    if clamp < 0:
-        return g
-    return g * ((ACTIVATIONS[act][0](x, alpha) * gain).abs() <= clamp)
+    u = x if bias is None else x + bias.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+    if clamp >= 0:
+        g = torch.where((ACTIVATIONS[act][0](u, alpha) * gain).abs() <= clamp, g, 0)
+    return _TIMES_SLOPE[act](g * gain, u, alpha)
 
 
 def _bias_act_kernel(namespace):
@@ -113,7 +101,7 @@ def _batch_norm_reference(g, x, weight, bias, mean, invstd, training, act, alpha
     normal = (wide - over_channels(mean)) * over_channels(invstd)
     u = normal if weight is None else normal * over_channels(weight)
     u = u if bias is None else u + over_channels(bias)
-    g = g.to(mean.dtype) * _slope(u, act, alpha) * gain
+    g = _TIMES_SLOPE[act](g.to(mean.dtype) * gain, u, alpha)
     g = g if weight is None else g * over_channels(weight)
     if training:
         dims = [d for d in range(x.ndim) if d != 1]
