@@ -199,8 +199,8 @@ def path_length(
     Args:
         synthesis: ``synthesis(ws)`` -> images [N, C, H, W].
         ws: [N, layers, D], or [N, D] for one layer. Its graph is kept: the mapping network gets its gradients too.
-        mean: scalar tensor, float32 or wider: the moving mean of lengths; start it at 0 and keep it with the optimiser's
-            state. It is first moved towards this batch's mean by `decay`, in place, and then is the target, a constant.
+        mean: [1], float32 or float64: the moving mean of lengths; start it at 0 and keep it with the optimiser's state.
+            It is first moved towards this batch's mean by `decay`, in place, and then is the target, a constant.
         weight: 0 or more.
         decay: share of the new in the mean, from 0 to 1.
         generator: as in `wgan_gp`.
@@ -253,11 +253,12 @@ def _check_samples(op: str, name: str, x: Tensor) -> None:
 
 def _check_mean(op: str, mean: Tensor, ws: Tensor) -> None:
     _check.floating(op, "mean", mean)
-    if mean.ndim or mean.element_size() < 4 or mean.requires_grad or mean.device != ws.device:
+    # Not a scalar tensor: torch.compile loses changes of those that are arguments (PyTorch 2.13), silently.
+    if mean.shape != (1,) or mean.element_size() < 4 or mean.requires_grad or mean.device != ws.device:
         raise ValueError(
             f"{op}: mean is {mean.dtype} {list(mean.shape)} on {mean.device}"
-            f"{', requires grad' if mean.requires_grad else ''}, expected a scalar buffer, float32 or float64, on "
-            f"{ws.device}: torch.zeros((), device=...)"
+            f"{', requires grad' if mean.requires_grad else ''}, expected a buffer [1], float32 or float64, on "
+            f"{ws.device}: torch.zeros(1, device=...)"
         )
 
 

@@ -22,9 +22,7 @@ def _conv2d(m: Conv2d, x: Tensor) -> Result:
 
 @register_linearization(ConvTranspose2d)
 def _conv_transpose2d(m: ConvTranspose2d, x: Tensor) -> Result:
-    return linearized.conv_transpose2d(
-        x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation
-    )
+    return linearized.conv_transpose2d(x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation)
 
 
 @register_linearization(Linear)
