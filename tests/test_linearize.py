@@ -217,7 +217,7 @@ def test_what_no_rule_describes_is_refused():
         linearize(hooked, x)
     with pytest.raises(TypeError, match="got a condition c"):
         linearize(Conv2d(3, 2, 1), x, torch.tensor([0]))
-    with pytest.raises(ValueError, match="expected classes of torch.nn.Module"):
+    with pytest.raises(ValueError, match="expected classes of"):
         register_linearization(int)
 
 

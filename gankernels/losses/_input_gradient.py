@@ -39,7 +39,7 @@ def chosen_form(op: str, network, form: str | None, allowed: tuple[str, ...]) ->
         )
     if form != "double_backward" and not isinstance(network, torch.nn.Module):
         raise TypeError(
-            f"{op}: form {form!r} needs a torch.nn.Module, got {type(network).__name__}; register a module's derivative "
+            f"{op}: form {form!r} needs a torch.nn.Module, got {type(network).__name__}; register its derivative "
             "by gankernels.nn.register_linearization, or use form='double_backward' outside torch.compile"
         )
     return form

@@ -72,7 +72,7 @@ def _squared(op: str, discriminator: Network, name: str, x: Tensor, gamma: float
     if form != "tangent":
         g = input_gradient(op, discriminator, x, c, form, ones_per_sample(op, x.shape[0]))
         return ops.sum_squares_per_sample(g).mean() * (gamma / 2)
-    # d/dp |g|^2 / 2 = <d g / d p, g> = d/dp of D's derivative along the constant g; the value is set right by constants.
+    # d/dp |g|^2 / 2 = <dg/dp, g> = d/dp of D's derivative along the constant g. Constants then set the value right.
     along, g = directional(op, discriminator, x, c)
     along = along.to(torch.promote_types(along.dtype, torch.float32)).sum() * (gamma / x.shape[0])
     return along - along.detach() + ops.sum_squares_per_sample(g).mean() * (gamma / 2)
