@@ -1,7 +1,8 @@
-"""An R1 step of DCGAN's discriminator at 64x64, batch 16: the penalty and its gradient in every parameter.
+"""An R1 step of DCGAN's discriminator at 64x64, batch 8: the penalty and its gradient in every parameter.
 
-`python benchmarks/bench_penalties.py [train] [eval]` prints the table of docs/penalties.md: medians of interleaved steps, and the peak
-of resident memory above what the process held before the step (Linux).
+`python benchmarks/bench_penalties.py [train] [eval]` prints the table of docs/penalties.md: medians over interleaved
+steps of CPU time on one thread, which other work on the machine disturbs little, and the peak of resident memory above
+what the process held before the step (Linux; MALLOC_MMAP_THRESHOLD_=65536 gives freed memory back at once).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gankernels.models.dcgan import DCGANDiscriminator
 import gankernels
 from gankernels.losses import r1_penalty
 
-BATCH = 16
+BATCH = 8
 PROVIDERS = ("reference", "double_backward", "adjoint", "tangent")
 
 
@@ -62,16 +63,17 @@ def peak_bytes(run) -> int:
     return status("VmHWM") - before
 
 
-def main(modes: list[str], rounds: int = 7) -> None:
+def main(modes: list[str], rounds: int = 5) -> None:
+    torch.set_num_threads(1)
     for mode in modes or ["train", "eval"]:
         runs = {p: step(p, mode == "train") for p in PROVIDERS}
         peaks = {p: peak_bytes(run) for p, run in runs.items()}
         times = {p: [] for p in PROVIDERS}
         for _ in range(rounds):
             for p, run in runs.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 run()
-                times[p].append(time.perf_counter() - start)
+                times[p].append(time.process_time() - start)
         for p in PROVIDERS:
             ms, mib = statistics.median(times[p]) * 1e3, peaks[p] / 2**20
             print(f"| {mode} | {p} | {ms:.0f} ms | {mib:.0f} MiB |", flush=True)
