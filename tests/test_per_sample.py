@@ -92,6 +92,12 @@ class TestNormPerSample(PerSample):
     name = "norm_per_sample"
     overloads = ("norm_per_sample", "norm_per_sample_backward", "norm_per_sample_double_backward")
 
+    def samples(self):
+        """A sample of one number has the second derivative 0, of which only a rounding error can be had."""
+        for s in super().samples():
+            n, numel = s.tensors["x"].shape[0], s.tensors["x"].numel()
+            yield sample(n, 2, 1, 1) if n == numel > 0 else s
+
     def test_by_hand(self, backend):
         x = torch.tensor([[3.0, 4.0], [0.0, -2.0]], device=self.device(backend), requires_grad=True)
         y = self.op(x=x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, per_sample_op  # noqa: F401  registers the compiled operators' fakes and vmap rules
+from gankernels.ops import _check, per_sample_op
 
 
 def sum_squares_per_sample(x: Tensor) -> Tensor:
@@ -57,9 +57,7 @@ def reference_norm(x: Tensor) -> Tensor:
     return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
-_backend.register(
-    "sum_squares_per_sample",
-    reference=reference_sum_squares,
-    cpu=_backend.native("sum_squares_per_sample"),
-)
-_backend.register("norm_per_sample", reference=reference_norm, cpu=_backend.native("norm_per_sample"))
+for _name, _reference in (("sum_squares_per_sample", reference_sum_squares), ("norm_per_sample", reference_norm)):
+    _backend.register(
+        _name, reference=_reference, cpu=_backend.native(_name), triton=per_sample_op.triton(_name)
+    )
