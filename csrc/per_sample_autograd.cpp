@@ -1,8 +1,8 @@
 // Schemas and derivatives of the sums over a sample.
 //
-// dot_per_sample and scale_per_sample, <a, b>[n] and f[n] x[n], are each other's derivatives, of every order. The norm's
-// own two derivatives are a kernel each; further ones are composed of those two. Everywhere 1 / 0 counts as 0: the
-// norm's derivatives at 0 are 0.
+// dot_per_sample and scale_per_sample, <a, b>[n] and f[n] x[n], are each other's derivatives, of every order. The
+// norm's own two derivatives are a kernel each; further ones are composed of those two. Everywhere 1 / 0 counts as 0:
+// the norm's derivatives at 0 are 0.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>

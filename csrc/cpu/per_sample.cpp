@@ -69,8 +69,7 @@ Tensor combine(const Pieces& pieces, const Tensor& a, const std::vector<double>&
     const scalar_t *pa = a.const_data_ptr<scalar_t>(), *pb = b.defined() ? b.const_data_ptr<scalar_t>() : nullptr;
     scalar_t* to = out.mutable_data_ptr<scalar_t>();
     pieces.run([&](int64_t, int64_t i, int64_t at, int64_t n) {
-      GK_ISA_CALL(gk, combine_piece, pa + at, C(p[i]), pb ? pb + at : nullptr, pb ? C(q[i]) : C(0),
-                  to + at, n);
+      GK_ISA_CALL(gk, combine_piece, pa + at, C(p[i]), pb ? pb + at : nullptr, pb ? C(q[i]) : C(0), to + at, n);
     });
   });
   return out;

@@ -59,5 +59,9 @@ def reference_norm(x: Tensor) -> Tensor:
 
 for _name, _reference in (("sum_squares_per_sample", reference_sum_squares), ("norm_per_sample", reference_norm)):
     _backend.register(
-        _name, reference=_reference, cpu=_backend.native(_name), triton=per_sample_op.triton(_name)
+        _name,
+        reference=_reference,
+        cpu=_backend.native(_name),
+        cuda=_backend.native(_name),
+        triton=per_sample_op.triton(_name),
     )
