@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
+#include "plain_calls.h"
 
 namespace py = pybind11;
 
@@ -25,4 +26,5 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_capability", [] { return gk::isa_name(gk::active_isa()); },
       "The instruction set that the CPU kernels use here: base, avx2 or avx512.");
+  gk::define_plain_calls(m.ptr());
 }

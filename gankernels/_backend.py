@@ -60,6 +60,23 @@ def native(name: str) -> Callable:
     return call
 
 
+def plain_call(name: str) -> Callable:
+    """The compiled short way into operator `name`, to be tried where `plain_calls()`; it takes the arguments in order.
+
+    It returns NotImplemented unless the tensors and the arguments are ordinary ones, for the CPU.
+    """
+    return _not_plain if _C is None else getattr(_C, f"plain_{name}")
+
+
+def plain_calls() -> bool:
+    """Whether the short ways may run: no other backend is forced, and torch.compile is not looking."""
+    return (_forced is None or _forced == "cpu") and not torch.compiler.is_compiling()
+
+
+def _not_plain(*args):
+    return NotImplemented
+
+
 def why_not(name: str, device: torch.device | str, op: str | None = None) -> str | None:
     """The reason backend `name` cannot run (operator `op`) on tensors of `device`, or None if it can."""
     if name not in NAMES:
