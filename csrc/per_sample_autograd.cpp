@@ -56,10 +56,12 @@ std::tuple<Tensor, Tensor> call_second(const Tensor& v, const Tensor& g, const T
 struct SumSquaresFunction : torch::autograd::Function<SumSquaresFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x) {
     at::AutoDispatchBelowADInplaceOrView below;
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({x});
     return call_sum_squares(x);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(1);
     return {call_scale(ctx->get_saved_variables()[0], grads[0], 2)};
   }
 };
@@ -67,11 +69,13 @@ struct SumSquaresFunction : torch::autograd::Function<SumSquaresFunction> {
 struct DotFunction : torch::autograd::Function<DotFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, double factor) {
     at::AutoDispatchBelowADInplaceOrView below;
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({b.requires_grad() ? a : Tensor(), a.requires_grad() ? b : Tensor()});
     ctx->saved_data["factor"] = factor;
     return call_dot(a, b, factor);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(3);
     const auto saved = ctx->get_saved_variables();
     const double factor = ctx->saved_data["factor"].toDouble();
     return {ctx->needs_input_grad(0) ? call_scale(saved[1], grads[0], factor) : Tensor(),
@@ -82,11 +86,13 @@ struct DotFunction : torch::autograd::Function<DotFunction> {
 struct ScaleFunction : torch::autograd::Function<ScaleFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& f, double factor) {
     at::AutoDispatchBelowADInplaceOrView below;
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({f.requires_grad() ? x : Tensor(), x.requires_grad() ? f : Tensor()});
     ctx->saved_data["factor"] = factor;
     return call_scale(x, f, factor);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(3);
     const auto saved = ctx->get_saved_variables();
     const double factor = ctx->saved_data["factor"].toDouble();
     return {ctx->needs_input_grad(0) ? call_scale(grads[0], saved[1], factor) : Tensor(),
@@ -97,11 +103,13 @@ struct ScaleFunction : torch::autograd::Function<ScaleFunction> {
 struct NormFunction : torch::autograd::Function<NormFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x) {
     at::AutoDispatchBelowADInplaceOrView below;
+    ctx->set_materialize_grads(false);
     Tensor norm = call_norm(x);
     ctx->save_for_backward({x, norm});
     return norm;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(1);
     const auto saved = ctx->get_saved_variables();
     return {call_backward(grads[0], saved[0], saved[1])};
   }
@@ -111,10 +119,12 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
 struct NormBackwardFunction : torch::autograd::Function<NormBackwardFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& g, const Tensor& x, const Tensor& norm) {
     at::AutoDispatchBelowADInplaceOrView below;
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({g, x, norm});
     return call_backward(g, x, norm);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(3);
     const auto saved = ctx->get_saved_variables();
     const Tensor &v = grads[0], &g = saved[0], &x = saved[1], &norm = saved[2];
     const std::array<bool, 2> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1)};

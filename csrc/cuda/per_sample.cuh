@@ -42,11 +42,11 @@ __device__ __forceinline__ void store_sum(const PerSampleSumParams& p, i64 sampl
 }
 
 template <typename T, bool Squares>
-__global__ void __launch_bounds__(kPerSampleThreads) per_sample_sum(const __grid_constant__ PerSampleSumParams p) {
+__global__ void __launch_bounds__(kPerSampleThreads) per_sample_sums(const __grid_constant__ PerSampleSumParams p) {
   using acc_t = acc_of<T>;
   using total_t = typename PerSampleTotal<T, Squares>::type;
   constexpr int V = kPack<T>;
-  const i64 sample = blockIdx.x / p.splits, split = blockIdx.x - sample * p.splits;
+  const i64 sample = p.splits.quotient(blockIdx.x), split = blockIdx.x - sample * p.splits.by;
   const i64 begin = split * p.share, end = begin + p.share < p.length ? begin + p.share : p.length;
   const T *a = static_cast<const T*>(p.a) + sample * p.length, *b = static_cast<const T*>(p.b) + sample * p.length;
   total_t total = 0;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kPerSampleThreads) per_sample_sum(const __grid
   }
   total = sum_block(total);
   if (threadIdx.x) return;
-  if (p.splits == 1) {
+  if (p.splits.by == 1) {
     store_sum<T>(p, sample, total);
   } else {
     static_cast<total_t*>(p.parts)[blockIdx.x] = total;
@@ -72,39 +72,55 @@ __global__ void __launch_bounds__(kPerSampleThreads) per_sample_sum(const __grid
 template <typename T, bool Squares>
 __global__ void __launch_bounds__(kPerSampleThreads) per_sample_parts(const __grid_constant__ PerSampleSumParams p) {
   using total_t = typename PerSampleTotal<T, Squares>::type;
-  const total_t* parts = static_cast<const total_t*>(p.parts) + blockIdx.x * p.splits;
+  const total_t* parts = static_cast<const total_t*>(p.parts) + blockIdx.x * p.splits.by;
   total_t total = 0;
-  for (i64 split = threadIdx.x; split < p.splits; split += kPerSampleThreads) total += parts[split];
+  for (i64 split = threadIdx.x; split < p.splits.by; split += kPerSampleThreads) total += parts[split];
   total = sum_block(total);
   if (threadIdx.x == 0) store_sum<T>(p, blockIdx.x, total);
 }
 
-// A block's elements are kPerSamplePacks packs a thread; where 16-byte accesses are impossible, a pack's elements lie a
-// block's width apart.
+// 16 bytes in one access, which NVRTC 13 takes apart in the kernel below whatever is written.
 template <typename T>
+__device__ __forceinline__ void store_16_bytes(T* to, const acc_of<T> (&from)[kPack<T>]) {
+  Pack<T> pack;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) pack.v[i] = narrow<T>(from[i]);
+  uint4 bits;
+  memcpy(&bits, &pack, 16);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
+               : "memory");
+}
+
+// One pack a thread: neighbours in memory, or where 16-byte accesses are impossible a block's width apart.
+template <typename T, bool Vector, bool Second>
 __global__ void __launch_bounds__(kPerSampleThreads)
     per_sample_combine(const __grid_constant__ PerSampleCombineParams p) {
   using acc_t = acc_of<T>;
-  constexpr int V = kPack<T>;
-  const i64 sample = blockIdx.x / p.tiles, tile = blockIdx.x - sample * p.tiles, base = sample * p.length;
-  acc_t scale = static_cast<const acc_t*>(p.f)[sample] * static_cast<acc_t>(p.factor), back = 0;
-  if (p.norm) {
-    const acc_t inverse = inverse_norm(static_cast<const acc_t*>(p.norm)[sample]);
-    scale *= inverse;
-    if (p.v) back = static_cast<const acc_t*>(p.along)[sample] * inverse;
+  constexpr int V = kPack<T>, kStep = Vector ? 1 : kPerSampleThreads;
+  const i64 sample = p.tiles.quotient(blockIdx.x), tile = blockIdx.x - sample * p.tiles.by, base = sample * p.length;
+  const i64 first = tile * (V * kPerSampleThreads) + threadIdx.x * (Vector ? V : 1);
+  if (first >= p.length) return;
+  acc_t value[V];
+  load_pack(static_cast<const T*>(p.x) + base, first, kStep, p.length, Vector, value);
+  acc_t scale = static_cast<const acc_t*>(p.f)[sample] * static_cast<acc_t>(p.factor);
+  acc_t inverse = 1;
+  if (p.norm) inverse = inverse_norm(static_cast<const acc_t*>(p.norm)[sample]);
+  scale *= inverse;
+  if constexpr (Second) {
+    acc_t v[V];
+    load_pack(static_cast<const T*>(p.v) + base, first, kStep, p.length, Vector, v);
+    const acc_t back = static_cast<const acc_t*>(p.along)[sample] * inverse;
+#pragma unroll
+    for (int i = 0; i < V; ++i) value[i] = v[i] - value[i] * back;
   }
-  const i64 step = p.vector ? 1 : kPerSampleThreads;
-  const i64 begin = tile * (V * kPerSampleThreads * kPerSamplePacks) + threadIdx.x * (p.vector ? V : 1);
 #pragma unroll
-  for (int r = 0; r < kPerSamplePacks; ++r) {
-    const i64 first = begin + r * V * kPerSampleThreads;
-    if (first >= p.length) return;
-    acc_t value[V], along[V];
-    load_pack(static_cast<const T*>(p.x) + base, first, step, p.length, p.vector, value);
-    if (p.v) load_pack(static_cast<const T*>(p.v) + base, first, step, p.length, p.vector, along);
-#pragma unroll
-    for (int i = 0; i < V; ++i) value[i] = scale * (p.v ? along[i] - value[i] * back : value[i]);
-    store_pack(static_cast<T*>(p.out) + base, first, step, p.length, p.vector, value);
+  for (int i = 0; i < V; ++i) value[i] *= scale;
+  T* out = static_cast<T*>(p.out) + base;
+  if constexpr (Vector) {
+    store_16_bytes(out + first, value);
+  } else {
+    store_pack(out, first, kStep, p.length, false, value);
   }
 }
 

@@ -41,18 +41,19 @@ GK_ENTRY(gk_per_sample_sum, const void* a, const void* b, const void* over, void
   p.parts = workspace;
   p.samples = samples;
   p.length = length;
-  p.splits = gk_per_sample_splits(samples, length);
-  p.share = ceil_div(ceil_div(length, p.splits), pack) * pack;
+  const i64 splits = gk_per_sample_splits(samples, length);
+  p.splits = Divider::of(splits);
+  p.share = ceil_div(ceil_div(length, splits), pack) * pack;
   p.root = static_cast<i32>(root);
   p.vector = length % pack == 0 && aligned(a, 16) && aligned(b, 16);
   p.factor = factor;
-  if (p.splits > 1 && !workspace) return fail("workspace: got null, expected room for %lld splits", p.splits);
-  if (samples * p.splits > kMost) return fail("x: got %lld samples, expected 2^31 - 1 or fewer", samples);
-  Launch launch = launch_of(p, static_cast<u32>(samples * p.splits), kPerSampleThreads);
+  if (splits > 1 && !workspace) return fail("workspace: got null, expected room for %lld splits", splits);
+  if (samples * splits > kMost) return fail("x: got %lld samples, expected 2^31 - 1 or fewer", samples);
+  Launch launch = launch_of(p, static_cast<u32>(samples * splits), kPerSampleThreads);
   const char* squares = b ? "false" : "true";
-  name_kernel(launch, "gk::per_sample_sum<%s, %s>", type_name(dtype), squares);
+  name_kernel(launch, "gk::per_sample_sums<%s, %s>", type_name(dtype), squares);
   if (const char* error = launcher->run(launcher, &launch)) return error;
-  if (p.splits == 1) return nullptr;
+  if (splits == 1) return nullptr;
   launch = launch_of(p, static_cast<u32>(samples), kPerSampleThreads);
   name_kernel(launch, "gk::per_sample_parts<%s, %s>", type_name(dtype), squares);
   return launcher->run(launcher, &launch);
@@ -72,12 +73,14 @@ GK_ENTRY(gk_per_sample_combine, const void* x, const void* v, const void* f, con
   p.along = along;
   p.out = out;
   p.length = length;
-  p.tiles = ceil_div(length, kThreads * pack * kPerSamplePacks);
-  p.vector = length % pack == 0 && aligned(x, 16) && aligned(v, 16) && aligned(out, 16);
+  const i64 tiles = ceil_div(length, kThreads * pack);
+  p.tiles = Divider::of(tiles);
+  const bool vector = length % pack == 0 && aligned(x, 16) && aligned(v, 16) && aligned(out, 16);
   p.factor = factor;
-  if (samples && p.tiles > kMost / samples)
+  if (samples && tiles > kMost / samples)
     return fail("x: got %lld samples of %lld elements, expected fewer", samples, length);
-  Launch launch = launch_of(p, static_cast<u32>(samples * p.tiles), kPerSampleThreads);
-  name_kernel(launch, "gk::per_sample_combine<%s>", type_name(dtype));
+  Launch launch = launch_of(p, static_cast<u32>(samples * tiles), kPerSampleThreads);
+  name_kernel(launch, "gk::per_sample_combine<%s, %s, %s>", type_name(dtype), vector ? "true" : "false",
+              v ? "true" : "false");
   return launcher->run(launcher, &launch);
 }

@@ -1,6 +1,6 @@
 // Sums over samples and scalings of them on the GPU: what the host plans and the kernels read; the instantiations.
 #pragma once
-#include "launch.h"
+#include "divider.h"
 
 namespace gk {
 
@@ -9,7 +9,8 @@ struct PerSampleSumParams {
   const void *a, *b;  // b: null for squares
   const void* over;   // [samples], the norms that divide; null for none
   void *out, *parts;  // [samples]; [samples, splits] where there are several
-  i64 samples, length, share, splits;
+  i64 samples, length, share;
+  Divider splits;
   i32 root, vector;  // vector: 16-byte accesses are possible
   double factor;
 };
@@ -18,25 +19,26 @@ struct PerSampleSumParams {
 struct PerSampleCombineParams {
   const void *x, *v, *f, *norm, *along;
   void* out;
-  i64 length, tiles;
-  i32 vector;
+  i64 length;
+  Divider tiles;
   double factor;
 };
 
 constexpr int kPerSampleThreads = 256;
 
-// 16-byte packs of a thread of per_sample_combine.
-constexpr int kPerSamplePacks = 2;
-
 }  // namespace gk
 
-// per_sample_sum<T, squares>, per_sample_parts<T, squares>, per_sample_combine<T>
-#define GK_PER_SAMPLE_KERNELS_OF(X, T) \
-  X(gk::per_sample_sum<T, true>)       \
-  X(gk::per_sample_sum<T, false>)      \
-  X(gk::per_sample_parts<T, true>)     \
-  X(gk::per_sample_parts<T, false>)    \
-  X(gk::per_sample_combine<T>)
+// per_sample_sums<T, squares>, per_sample_parts<T, squares>,
+// per_sample_combine<T, 16-byte accesses, second derivative>
+#define GK_PER_SAMPLE_KERNELS_OF(X, T)       \
+  X(gk::per_sample_sums<T, true>)            \
+  X(gk::per_sample_sums<T, false>)           \
+  X(gk::per_sample_parts<T, true>)           \
+  X(gk::per_sample_parts<T, false>)          \
+  X(gk::per_sample_combine<T, true, false>)  \
+  X(gk::per_sample_combine<T, false, false>) \
+  X(gk::per_sample_combine<T, true, true>)   \
+  X(gk::per_sample_combine<T, false, true>)
 #define GK_PER_SAMPLE_KERNELS(X)      \
   GK_PER_SAMPLE_KERNELS_OF(X, float)  \
   GK_PER_SAMPLE_KERNELS_OF(X, double) \

@@ -103,11 +103,13 @@ def triton(name: str):
 
 
 def _save(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
     *tensors, ctx.factor = inputs if isinstance(inputs[-1], float) else (*inputs, None)
     ctx.save_for_backward(*tensors)
 
 
 def _save_norm(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(inputs[0], output)
 
 
@@ -117,10 +119,12 @@ def _save_double(ctx, inputs, output):
 
 
 def _sum_squares_backward(ctx, g):
-    return _ops.scale_per_sample(ctx.saved_tensors[0], g, 2.0)
+    return None if g is None else _ops.scale_per_sample(ctx.saved_tensors[0], g, 2.0)
 
 
 def _dot_backward(ctx, g):
+    if g is None:
+        return None, None, None
     a, b = ctx.saved_tensors
     want_a, want_b = _pruning.wanted(ctx, True, True)
     ga = _ops.scale_per_sample(b, g, ctx.factor) if want_a else None
@@ -128,6 +132,8 @@ def _dot_backward(ctx, g):
 
 
 def _scale_backward(ctx, v):
+    if v is None:
+        return None, None, None
     x, f = ctx.saved_tensors
     want_x, want_f = _pruning.wanted(ctx, True, True)
     gx = _ops.scale_per_sample(v, f, ctx.factor) if want_x else None
@@ -136,13 +142,13 @@ def _scale_backward(ctx, v):
 
 def _norm_first(ctx, g):
     x, norm = ctx.saved_tensors
-    return _ops.norm_per_sample_backward(g, x, norm)
+    return None if g is None else _ops.norm_per_sample_backward(g, x, norm)
 
 
 def _norm_second(ctx, v):
     g, x, norm = ctx.saved_tensors
     wanted = _pruning.wanted(ctx, True, True)
-    if not any(wanted):
+    if v is None or not any(wanted):
         return None, None, None
     if torch.is_grad_enabled():
         gg, gx = _composed(v, g, x, norm)

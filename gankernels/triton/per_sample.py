@@ -30,7 +30,7 @@ def _finished(total, over_ptr, sample, factor, ROOT: tl.constexpr, OVER: tl.cons
 
 
 @triton.jit
-def _sum(
+def _sums(
     a_ptr, b_ptr, over_ptr, out_ptr, length, share, splits, factor: tl.float64,
     SAME: tl.constexpr, ROOT: tl.constexpr, OVER: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -104,7 +104,7 @@ def _summed(a: Tensor, b: Tensor | None, factor: float, root: bool, over: Tensor
     parts_dtype = dtype if b is None else torch.float64
     parts = out if splits == 1 else torch.empty((samples, splits), dtype=parts_dtype, device=a.device)
     over = over if over is None else over.contiguous()
-    _sum[(samples * splits,)](
+    _sums[(samples * splits,)](
         a, b, over, parts, length, share, splits, factor,
         SAME=b is None, ROOT=root, OVER=over is not None, WHOLE=splits == 1, TILE=_TILE, num_warps=4,
     )  # fmt: skip
