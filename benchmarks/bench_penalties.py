@@ -1,4 +1,4 @@
-"""An R1 step of DCGAN's discriminator at 64x64, batch 8: the penalty and its gradient in every parameter.
+"""An R1 step of DCGAN's discriminator at 64x64, batch 32: the penalty and its gradient in every parameter.
 
 `python benchmarks/bench_penalties.py [train] [eval]` prints the table of docs/penalties.md: medians over interleaved
 steps of CPU time on one thread, which other work on the machine disturbs little, and the peak of resident memory above
@@ -19,7 +19,7 @@ from gankernels.models.dcgan import DCGANDiscriminator
 import gankernels
 from gankernels.losses import r1_penalty
 
-BATCH = 8
+BATCH = 32
 PROVIDERS = ("reference", "double_backward", "adjoint", "tangent")
 
 
@@ -63,7 +63,7 @@ def peak_bytes(run) -> int:
     return status("VmHWM") - before
 
 
-def main(modes: list[str], rounds: int = 5) -> None:
+def main(modes: list[str], rounds: int = 3) -> None:
     torch.set_num_threads(1)
     for mode in modes or ["train", "eval"]:
         runs = {p: step(p, mode == "train") for p in PROVIDERS}

@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch import Tensor
 
-from gankernels.nn import Linearization, chain, linearize, linearized
+from gankernels.nn import Linearization, linearize, linearized
 
 LATENTS = ("normal", "uniform")
 
@@ -79,7 +79,7 @@ def linearize_logits(net: Discriminator, images: Tensor) -> tuple[Tensor, Linear
     """The rule of a discriminator that returns ``main(checked(images)).flatten()``."""
     y, derivative = linearize(net.main, net.checked(images))
     logits = y.flatten()
-    return logits, chain(derivative, linearized.reshaped(y, logits))
+    return logits, linearized.chain(derivative, linearized.reshaped(y, logits))
 
 
 def _check_positive(net: Network, **sizes: int) -> None:

@@ -16,7 +16,6 @@ from gankernels.nn import (
     Conv2d,
     ConvTranspose2d,
     Linearization,
-    chain,
     linearize,
     linearized,
     register_linearization,
@@ -91,7 +90,7 @@ register_linearization(DCGANDiscriminator)(linearize_logits)
 def _linearize_generator(net: DCGANGenerator, z: Tensor) -> tuple[Tensor, Linearization]:
     square = net.flat(z)[:, :, None, None]
     y, derivative = linearize(net.main, square)
-    return y, chain(linearized.reshaped(z, square), derivative)
+    return y, linearized.chain(linearized.reshaped(z, square), derivative)
 
 
 def _widths(net: Network, resolution: int, width: int, max_width: int | None) -> list[int]:

@@ -15,13 +15,11 @@ from gankernels.nn import (
     ConvTranspose2d,
     Linear,
     Maxout,
-    chain,
     linearize,
     linearized,
     pullback,
     pushforward,
     register_linearization,
-    total,
 )
 
 
@@ -52,7 +50,7 @@ class Residual(nn.Module):
 @register_linearization(Residual)
 def _residual(m, x):
     y, inner = linearize(m.inner, x)
-    return x + y, total(chain(), inner)
+    return x + y, linearized.total(linearized.chain(), inner)
 
 
 class Projection(nn.Module):
@@ -72,7 +70,7 @@ def _projection(m, x, c):
     y, inner = linearize(m.inner, x)
     w = m.weight[c]
     last = linearized.Linearization(lambda t: (t * w).sum(1), lambda g: g[:, None] * w)
-    return (y * w).sum(1), chain(inner, last)
+    return (y * w).sum(1), linearized.chain(inner, last)
 
 
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")

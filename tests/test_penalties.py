@@ -2,6 +2,8 @@
 
 import copy
 import math
+import pathlib
+import re
 
 import hypothesis
 import pytest
@@ -22,7 +24,6 @@ from gankernels.nn import (
     ConvTranspose2d,
     Linear,
     Maxout,
-    chain,
     linearize,
     linearized,
     register_linearization,
@@ -49,7 +50,7 @@ def _conditional(m, x, c):
     y, inner = linearize(m.features, x)
     w = m.embedding[c]
     last = linearized.Linearization(lambda t: (t * w).sum(1, keepdim=True), lambda g: g * w)
-    return (y * w).sum(1, keepdim=True), chain(inner, last)
+    return (y * w).sum(1, keepdim=True), linearized.chain(inner, last)
 
 
 class Synthesis(nn.Module):
@@ -306,6 +307,15 @@ def test_compiled_path_length_equals_eager(backend, make):
     torch.testing.assert_close(*means)
     assert means[0] > 0
     assert_same_buffers(ours, theirs)
+
+
+def test_the_documents_example_runs():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "penalties.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    names = {}
+    torch._dynamo.reset()
+    exec(code.replace("fullgraph=True", "fullgraph=True, backend='aot_eager'"), names)
+    assert names["D"][0].inner[0].weight.grad.abs().sum() > 0
 
 
 # By hand.

@@ -3,12 +3,10 @@
 from gankernels.nn import _layer_rules  # noqa: F401  registers the layers' derivatives
 from gankernels.nn._linearize import (
     Linearization,
-    chain,
     linearize,
     pullback,
     pushforward,
     register_linearization,
-    total,
 )
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
@@ -23,10 +21,8 @@ __all__ = [
     "Linear",
     "Linearization",
     "Maxout",
-    "chain",
     "linearize",
     "pullback",
     "pushforward",
     "register_linearization",
-    "total",
 ]

@@ -35,7 +35,7 @@ def register_linearization(*kinds: type[torch.nn.Module]) -> Callable[[Rule], Ru
     """Decorator: how modules of these classes are linearized, ``rule(module, x) -> (y, Linearization)``.
 
     y must be what `module(x)` returns, side effects included, once. A rule that takes a third argument, ``c``, serves a
-    network that is called with a condition. Build rules of `linearize` for the parts, `chain` and the functions of
+    network that is called with a condition. Build rules of `linearize` for the parts and of the functions in
     `gankernels.nn.linearized`. A subclass inherits the rule unless it has its own `forward`.
     """
 

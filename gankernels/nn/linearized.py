@@ -1,7 +1,8 @@
 """The operators together with their derivative in x: ``y, derivative = linearized.conv2d(x, weight, stride=2)``.
 
 Each takes the arguments of its operator and returns ``(y, Linearization)``; parts for rules of
-`gankernels.nn.register_linearization`.
+`gankernels.nn.register_linearization`. `chain` and `total` put derivatives together: of maps one after the
+other, and of a sum.
 """
 
 from __future__ import annotations
@@ -11,11 +12,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gankernels import ops
-from gankernels.nn._linearize import Linearization
+from gankernels.nn._linearize import Linearization, chain, total
 from gankernels.ops import _adjoints, upfirdn2d_op
 from gankernels.ops.conv2d import _pair
 from gankernels.ops.upfirdn2d import _padding, _taps
 from gankernels.ops.upfirdn2d import _pair as _factors
+
+__all__ = [
+    "Linearization",
+    "batch_norm_act",
+    "bias_act",
+    "chain",
+    "conv2d",
+    "conv_transpose2d",
+    "dropout",
+    "linear",
+    "max_pool2d",
+    "maxout",
+    "reshaped",
+    "total",
+    "upfirdn2d",
+]
 
 
 def linear(x: Tensor, weight: Tensor) -> tuple[Tensor, Linearization]:

@@ -1,4 +1,4 @@
-"""The sums over a sample at the gradients of an R1 step, 64x64 images: squares, the norm's first and second derivative."""
+"""The sums over a sample at an R1 step of 64x64 images: squares, the first and second derivative of the norm."""
 
 import torch
 
