@@ -8,7 +8,8 @@ taken is the argument ``form``:
 - ``"adjoint"``, the default inside `torch.compile`, which has no second derivative: the gradient written out as forward
   code, by `gankernels.nn.linearize`. Only for networks whose layers have a rule there; others are refused.
 - ``"tangent"`` (R1 and R2 only): differentiates the directional derivative of D along the constant gradient, which has
-  the same parameter gradient; by the same rules. docs/penalties.md has times and peak memory of the three.
+  the same parameter gradient; by the same rules. It measured a fifth slower and larger than the other two, so it is no
+  default; docs/penalties.md has the figures.
 
 Inputs are detached (`path_length`'s are not): a penalty is minimised by the network that is given. Only gradients that
 are asked for are computed. Under `torch.no_grad` a penalty is its value. A network that is compiled itself,
