@@ -228,6 +228,15 @@ def test_conditional(backend, form):
     with gankernels.backend("reference"):
         truth = gradients(plain_squared(network, x, 4.0, c), network)
     assert_same(gradients(r2_penalty(network, x, 4.0, c, form=form), network), truth)
+    if form == "tangent":
+        return
+    noise, mix = torch.randn_like(x), torch.tensor([0.3, 0.0, 1.0], dtype=torch.float64)
+    with gankernels.backend("reference"):
+        around = gradients(
+            10 * (plain_gradient(network, x + noise, c).flatten(1).norm(dim=1) - 1).square().mean(), network
+        )
+    assert_same(gradients(dragan(network, x, c=c, noise=noise, form=form), network), around)
+    assert_same(gradients(wgan_gp(network, x + noise, x + noise, c=c, mix=mix, form=form), network), around)
 
 
 @pytest.mark.parametrize("form", FORMS)
