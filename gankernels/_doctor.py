@@ -84,9 +84,10 @@ def report() -> str:
     rows = table()
     reasons = sorted({c for _, cells in rows for c in cells.values() if c not in ("usable", "no kernel", "no GPU")})
     marks = {reason: f"no ({i + 1})" for i, reason in enumerate(reasons)}
-    lines += ["", "operator          " + "".join(f"{name:<12}" for name in _backend.NAMES)]
+    width = 2 + max(len(op) for op, _ in rows)
+    lines += ["", f"{'operator':<{width}}" + "".join(f"{name:<12}" for name in _backend.NAMES)]
     for op, cells in rows:
-        lines.append(f"{op:<18}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
+        lines.append(f"{op:<{width}}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
     lines += [f"({i + 1}) {reason}" for i, reason in enumerate(reasons)]
     if not torch.cuda.is_available():
         lines += ["", "Unproven here: the speed of GPU kernels, and their results on silicon (no GPU is visible)."]

@@ -8,6 +8,7 @@ from gankernels.ops import _arrays
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
+from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "conv_transpose2d",
     "downsample2d",
     "filter2d",
+    "norm_per_sample",
     "setup_filter",
+    "sum_squares_per_sample",
     "upfirdn2d",
     "upsample2d",
 ]

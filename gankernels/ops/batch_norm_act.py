@@ -55,6 +55,13 @@ def batch_norm_act(
         y = _plain(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha_, gain_)
         if y is not NotImplemented:
             return y
+    options = {"training": training, "momentum": momentum, "eps": eps, "act": act, "alpha": alpha, "gain": gain}
+    args = checked(x, weight, bias, running_mean, running_var, **options)
+    return _backend.pick("batch_norm_act", x)(*args)
+
+
+def checked(x, weight, bias, running_mean, running_var, *, training, momentum, eps, act, alpha, gain) -> tuple:
+    """The arguments of `batch_norm_act`, checked, as the backends take them."""
     _check.floating("batch_norm_act", "x", x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm_act: x has shape {list(x.shape)}, expected [N, C, ...]")
@@ -73,8 +80,7 @@ def batch_norm_act(
     if eps <= 0:
         raise ValueError(f"batch_norm_act: eps is {eps}, expected more than 0")
     alpha, gain, _ = resolve("batch_norm_act", act, alpha, 1.0 if gain is None else gain, None)
-    run = _backend.pick("batch_norm_act", x)
-    return run(x, weight, bias, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain)
+    return x, weight, bias, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain
 
 
 def _check_channels(x: Tensor, given: dict[str, Tensor]) -> None:
@@ -118,21 +124,26 @@ def reference(
     return y if gain == 1 else y * gain
 
 
-def _functional(kernel):
-    """The operator from a kernel that returns (y, mean, invstd, unbiased variance) and changes nothing.
+def functional(kernel):
+    """(y, mean, invstd) from a kernel that returns these and the unbiased variance, and changes nothing.
 
     The running statistics move here, by ordinary in-place PyTorch: what torch.compile, opcheck and vmap know about.
     """
 
     def run(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
-        y, mean, _, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
+        y, mean, invstd, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
         if training and running_mean is not None and x.numel():
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_(var.to(running_var.dtype), momentum)
-        return y
+        return y, mean, invstd
 
     return run
+
+
+def _functional(kernel):
+    run = functional(kernel)
+    return lambda *args: run(*args)[0]
 
 
 _backend.register("batch_norm_act", reference=reference, cpu=_functional(_backend.native("batch_norm_act")))
