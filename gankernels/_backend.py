@@ -9,6 +9,7 @@ then.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -44,6 +45,12 @@ def register(op: str, **kernels: Callable) -> None:
     if unknown or "reference" not in kernels:
         raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
     _operators[op] = kernels
+
+
+def register_compound(op: str, run: Callable, *parts: str) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+    common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
+    register(op, reference=run, **{name: functools.partial(run) for name in common})
 
 
 def operators() -> dict[str, tuple[str, ...]]:

@@ -3,15 +3,19 @@
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
+from gankernels.ops.conv2d_resample import conv2d_resample
+from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
     "batch_norm_act",
     "bias_act",
     "conv2d",
+    "conv2d_resample",
     "conv_transpose2d",
     "downsample2d",
     "filter2d",
+    "modulate_act",
     "setup_filter",
     "upfirdn2d",
     "upsample2d",
