@@ -5,6 +5,7 @@ from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.modulate_act import modulate_act
+from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "modulate_act",
+    "modulated_conv2d",
+    "modulated_conv2d_act",
     "setup_filter",
     "upfirdn2d",
     "upsample2d",

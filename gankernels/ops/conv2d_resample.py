@@ -39,10 +39,10 @@ def conv2d_resample(
         flip_weight: True is a correlation (as `torch.nn.functional.conv2d`), False a true convolution.
         flip_filter: the same of f: True correlates.
 
-    Returns: [N, O, ceil(L / down), ...], L = H up + y0 + y1 + 1 - kh, less taps - 1 for each use of the filter, with the
-        grown padding: kh = 3 and padding = 1 give H up / down. channels_last if x or w is, else contiguous.
-        Differentiable in x, w and f, to any order; a gradient that is not asked for is
-        not computed. Under autocast x and w are cast to its dtype.
+    Returns: [N, O, ceil(L / down), ...], L = H up + y0 + y1 + 1 - kh, less taps - 1 for each use of the filter, with
+        the grown padding: kh = 3 and padding = 1 give H up / down. channels_last if x or w is, else contiguous.
+        Differentiable in x, w and f, to any order; a gradient that is not asked for is not computed. Under autocast
+        x and w are cast to its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
 
     Karras et al. 2020, arXiv 1912.04958.
@@ -50,7 +50,7 @@ def conv2d_resample(
     op = "conv2d_resample"
     x, w, f = operands(op, x, w, f, groups, "w")
     up, down = factors(op, "up", up), factors(op, "down", down)
-    pads = grown_sides(op, x, w, f, up, down, sides(op, padding))
+    pads, _ = geometry(op, x, w, f, up, down, sides(op, padding))
     run = _backend.pick(op, x)
     return run(x, w, f, up, down, pads, groups, bool(flip_weight), bool(flip_filter))
 
@@ -75,16 +75,16 @@ def operands(op: str, x: Tensor, w: Tensor, f: Tensor | None, groups: int, w_nam
         raise ValueError(f"{op}: groups is {groups}, expected a divisor of {w_name}.shape[0], which is {w.shape[0]}")
     if x.shape[1] != w.shape[1] * groups:
         raise ValueError(
-            f"{op}: x has {x.shape[1]} channels, expected {w.shape[1] * groups} as {w_name} {list(w.shape)} in {groups} "
-            "groups"
+            f"{op}: x has {x.shape[1]} channels, expected {w.shape[1] * groups} as {w_name} {list(w.shape)} "
+            f"in {groups} groups"
         )
     if f is not None:
         f = checked_filter(op, x, f, "f" if w_name == "w" else "resample_filter")
     return x, w, f
 
 
-def grown_sides(op, x, w, f, up, down, given) -> list[int]:
-    """The padding that the caller's means, [x0, x1, y0, y1], once the result is known not to be empty."""
+def geometry(op, x, w, f, up, down, given) -> tuple[list[int], list[int]]:
+    """The whole padding that the caller's `given` stands for, [x0, x1, y0, y1], and the [H, W] of the result."""
     taps = filter_size(f)[::-1]
     pads, size = [], []
     for axis in (0, 1):
@@ -102,7 +102,7 @@ def grown_sides(op, x, w, f, up, down, given) -> list[int]:
             f"{op}: the result would be empty, [H, W] = {size[::-1]}, for x {list(x.shape)}, a weight of "
             f"{list(w.shape)}, up {list(up)}, down {list(down)} and padding {list(given)}; pad more or crop less"
         )
-    return pads
+    return pads, size[::-1]
 
 
 def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> Tensor:
@@ -160,8 +160,11 @@ def _convolve(x, w, stride, pads, groups) -> Tensor:
 
 def _transposed(x, w, up, pads, groups) -> tuple[Tensor, list[int]]:
     """The whole true convolution of the upsampled image, as far as it is wanted; and what is still to pad."""
-    o, i = w.shape[0] // groups, w.shape[1]
-    w = w.unflatten(0, (groups, o)).transpose(1, 2).flatten(0, 1) if groups > 1 else w.transpose(0, 1)
+    w = (
+        w.unflatten(0, (groups, w.shape[0] // groups)).transpose(1, 2).flatten(0, 1)
+        if groups > 1
+        else w.transpose(0, 1)
+    )
     crop, left, size = [], [], []
     for axis in (1, 0):  # rows first, as the convolutions have it
         k = w.shape[3 - axis]

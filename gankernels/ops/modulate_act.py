@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, bias_act, modulate_act_op  # noqa: F401  registers fakes and vmap rules
+from gankernels.ops import _check, modulate_act_op  # noqa: F401  registers fakes and vmap rules
 from gankernels.ops.bias_act import reference as _bias_act
 from gankernels.ops.bias_act import resolve
 
@@ -69,7 +69,7 @@ def small(op: str, name: str, t: Tensor, x: Tensor) -> None:
     _check.floating(op, name, t)
     if t.dtype not in (x.dtype, sums_dtype(x)) and _check.autocast_dtype(x) is None:
         raise ValueError(
-            f"{op}: {name} has dtype {t.dtype}, expected {x.dtype} as x{'' if x.element_size() > 2 else ' or float32'}; "
+            f"{op}: {name} has dtype {t.dtype}, expected that of x, {x.dtype}, or float32 where that has 16 bits; "
             "convert one of them"
         )
     if t.device != x.device:
