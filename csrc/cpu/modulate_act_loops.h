@@ -64,24 +64,50 @@ inline void each_tile(const Layout& l, int64_t unit, F f) {
       f(Tile{sample, o, i, std::min(rows, o1 - o), std::min(kTile, i1 - i), (sample * l.outer + o) * l.inner + i});
 }
 
-// A tile's own numbers of `s`.
+// The numbers of a Small that belong to a tile, written out. What a tile shares with the one before stays.
 template <class C>
-inline void spread(const Layout& l, const Tile& t, const Small<C>& s, C* buffer) {
-  const C* channel = s.channel ? s.channel + t.sample * s.channel_pitch : nullptr;
-  const C* pixel = s.pixel ? s.pixel + t.sample * s.pixel_pitch : nullptr;
-  const C *outer = l.last ? pixel : channel, *inner = l.last ? channel : pixel;
-  const C base = s.none() ? s.otherwise : C(0);
-  for (int64_t r = 0; r < t.rows; ++r) {
-    C* to = buffer + r * t.length;
-    const C all = outer ? outer[t.o + r] : base;
-    if (inner) {
-      const C* from = inner + t.i;
-      for (int64_t j = 0; j < t.length; ++j) to[j] = all + from[j];
-    } else {
-      for (int64_t j = 0; j < t.length; ++j) to[j] = all;
+class Spread {
+ public:
+  Spread(const Layout& l, const Small<C>& s) : last_(l.last), small_(s) {}
+
+  const C* of(const Tile& t) {
+    const C* channel = small_.channel ? small_.channel + t.sample * small_.channel_pitch : nullptr;
+    const C* pixel = small_.pixel ? small_.pixel + t.sample * small_.pixel_pitch : nullptr;
+    const C *outer = last_ ? pixel : channel, *inner = last_ ? channel : pixel;
+    if (inner == nullptr) {
+      if (filled_ >= t.count() && (outer == nullptr || (t.rows == 1 && t.o == row_))) return buffer_;
+      filled_ = t.count();
+    }
+    row_ = t.o;
+    if (t.length == 9)  // a 3x3 kernel
+      fill<9>(t, outer, inner);
+    else
+      fill<0>(t, outer, inner);
+    return buffer_;
+  }
+
+ private:
+  template <int64_t kLength>
+  void fill(const Tile& t, const C* outer, const C* inner) {
+    const int64_t length = kLength ? kLength : t.length;
+    const C base = small_.none() ? small_.otherwise : C(0);
+    for (int64_t r = 0; r < t.rows; ++r) {
+      C* to = buffer_ + r * length;
+      const C all = outer ? outer[t.o + r] : base;
+      if (inner) {
+        const C* from = inner + t.i;
+        for (int64_t j = 0; j < length; ++j) to[j] = all + from[j];
+      } else {
+        for (int64_t j = 0; j < length; ++j) to[j] = all;
+      }
     }
   }
-}
+
+  bool last_;
+  Small<C> small_;
+  int64_t filled_ = 0, row_ = -1;
+  C buffer_[kTile];
+};
 
 template <class C>
 inline void add_sums(const Layout& l, int64_t unit, const Tile& t, const C* x, const Sums& sums) {
@@ -110,11 +136,11 @@ inline void write(const C* from, T* to, int64_t n) {
 template <class T, class C>
 void value_unit(const Layout& l, int64_t unit, const Job<T, C>& job, Act act, const ActParams& p) {
   const auto tiles = tiles_of<C>(act);
-  C buffer[kTile], scale[kTile], shift[kTile];
+  C buffer[kTile];
+  Spread<C> scales(l, job.scale), shifts(l, job.shift);
   each_tile(l, unit, [&](const Tile& t) {
     const int64_t n = t.count();
-    spread(l, t, job.scale, scale);
-    spread(l, t, job.shift, shift);
+    const C *scale = scales.of(t), *shift = shifts.of(t);
     const C* x = as_acc(job.x + t.at, buffer, n);
     if constexpr (std::is_same_v<T, C>) {
       tiles.value(x, scale, shift, job.out + t.at, n, p);
@@ -130,22 +156,24 @@ template <class T, class C>
 void backward_unit(const Layout& l, int64_t unit, const Job<T, C>& job, Act act, const ActParams& p, bool bare) {
   const auto tiles = tiles_of<C>(act);
   const C gain = p.gain;
-  C x_buffer[kTile], g_buffer[kTile], scale[kTile], shift[kTile], gu[kTile];
+  C x_buffer[kTile], g_buffer[kTile], gx[kTile], gu[kTile];
+  Spread<C> scales(l, job.scale), shifts(l, job.shift);
   const bool sums_x = job.of_scale.channel != nullptr, sums = job.of_shift.channel || job.of_shift.pixel;
   each_tile(l, unit, [&](const Tile& t) {
     const int64_t n = t.count();
-    spread(l, t, job.scale, scale);
+    const C* scale = scales.of(t);
     const C* g = as_acc(job.g + t.at, g_buffer, n);
     const C* x = job.x ? as_acc(job.x + t.at, x_buffer, n) : nullptr;
     if (bare) {
       for (int64_t j = 0; j < n; ++j) gu[j] = gain * g[j];
     } else {
-      spread(l, t, job.shift, shift);
-      tiles.first(x, scale, shift, g, gu, n, p);
+      tiles.first(x, scale, shifts.of(t), g, gu, n, p);
     }
     if (job.out != nullptr) {
-      for (int64_t j = 0; j < n; ++j) scale[j] *= gu[j];
-      store_block(scale, job.out + t.at, n);
+      C* to = gx;
+      if constexpr (std::is_same_v<T, C>) to = job.out + t.at;
+      for (int64_t j = 0; j < n; ++j) to[j] = scale[j] * gu[j];
+      if constexpr (!std::is_same_v<T, C>) store_block(gx, job.out + t.at, n);
     }
     if (sums) add_sums(l, unit, t, gu, job.of_shift);
     if (sums_x) {
@@ -160,25 +188,22 @@ void second_unit(const Layout& l, int64_t unit, const Job<T, C>& job, Act act, c
   const auto tiles = tiles_of<C>(act);
   const C gain = p.gain;
   const bool curved = !piecewise_linear(act);
-  C x_buffer[kTile], g_buffer[kTile], h_buffer[kTile], scale[kTile], shift[kTile], h_scale[kTile];
+  C x_buffer[kTile], g_buffer[kTile], h_buffer[kTile];
+  Spread<C> scales(l, job.scale), shifts(l, job.shift), h_scales(l, job.h_scale), h_shifts(l, job.h_shift);
   C q[kTile], gu[kTile], v[kTile];
   each_tile(l, unit, [&](const Tile& t) {
     const int64_t n = t.count();
-    spread(l, t, job.scale, scale);
-    spread(l, t, job.h_scale, h_scale);
-    spread(l, t, job.h_shift, q);
+    const C *scale = scales.of(t), *h_scale = h_scales.of(t), *h_shift = h_shifts.of(t);
     const C* g = as_acc(job.g + t.at, g_buffer, n);
     const C* x = job.x ? as_acc(job.x + t.at, x_buffer, n) : nullptr;
     const C* h = job.h ? as_acc(job.h + t.at, h_buffer, n) : nullptr;
-    if (h)
-      for (int64_t j = 0; j < n; ++j) q[j] += scale[j] * h[j];
+    for (int64_t j = 0; j < n; ++j) q[j] = h ? h_shift[j] + scale[j] * h[j] : h_shift[j];
     if (!job.h_scale.none())
       for (int64_t j = 0; j < n; ++j) q[j] += h_scale[j] * x[j];
     if (bare) {
       for (int64_t j = 0; j < n; ++j) q[j] *= gain, gu[j] = gain * g[j];
     } else {
-      spread(l, t, job.shift, shift);
-      tiles.second(x, scale, shift, g, q, gu, v, n, p);
+      tiles.second(x, scale, shifts.of(t), g, q, gu, v, n, p);
     }
     write(q, job.out_g ? job.out_g + t.at : nullptr, n);
     if (job.out != nullptr) {

@@ -4,5 +4,18 @@ from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
-__all__ = ["BatchNormAct2d", "BiasAct", "Conv2d", "ConvTranspose2d", "Linear", "Maxout"]
+__all__ = [
+    "BatchNormAct2d",
+    "BiasAct",
+    "Conv2d",
+    "ConvTranspose2d",
+    "EqualizedConv2d",
+    "EqualizedLinear",
+    "Linear",
+    "Maxout",
+    "ModulatedConv2d",
+    "NoiseInjection",
+    "StyledConv",
+]

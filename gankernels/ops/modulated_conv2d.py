@@ -6,6 +6,7 @@ result's. So what runs is one convolution with the common weight between two pas
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -122,7 +123,9 @@ def _checked(
     bias, noise = shift(op, bias, noise, x, (n, o, *size))
     input_gain = _input_gain(op, input_gain, x)
     run = _backend.pick(op, x)
-    weight, scale_in, scale_out = scales(weight, styles, demodulate, prenormalize, input_gain)
+    autocast = _check.autocast_dtype(x) is not None
+    with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
+        weight, scale_in, scale_out = scales(weight, styles, demodulate, prenormalize, input_gain)
     return run(x, weight, scale_in, scale_out, noise, bias, f, up, down, pads, bool(flip_weight), *numbers)
 
 
