@@ -105,6 +105,11 @@ def pick(op: str, x: torch.Tensor) -> Callable:
     return run
 
 
+def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:
+    """Whether `op` on `x` is the compiled CPU kernel: what is made of operators may then call its helpers."""
+    return x.device.type == "cpu" and _pick(op, x) is _operators[op].get("cpu")
+
+
 def _pick(op: str, x: torch.Tensor) -> Callable:
     if _forced is not None:
         reason = why_not(_forced, x.device.type, op)

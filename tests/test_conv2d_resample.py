@@ -133,3 +133,20 @@ def test_no_inserted_zero_is_multiplied():
             conv2d_resample(x, w, f, **kwargs)
         ran = [args for name, args in calls.seen if name.startswith(NATIVE + kind)]
         assert [tuple(args["x"].shape[2:]) for args in ran] == [size]
+
+
+@pytest.mark.skipif(gankernels.why_not("cpu", "cpu") is not None, reason="the extension is not built")
+@pytest.mark.parametrize("shape", [(40, 33, 3, 3), (2, 3, 1, 2), (0, 2, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_kernels_are_transposed(shape, dtype):
+    op = torch.ops.gankernels_native.transpose_kernels
+    w = torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
+    y = op(w)
+    assert y.is_contiguous()
+    assert torch.equal(y, w.transpose(0, 1))
+    g = torch.randn_like(y)
+    assert torch.equal(torch.autograd.grad(y, w, g)[0], g.transpose(0, 1))
+    batch = torch.randn(*shape[:2], 3, *shape[2:]).to(dtype)
+    assert torch.equal(torch.vmap(op, in_dims=2)(batch), batch.movedim(2, 0).transpose(1, 2))
+    if dtype == torch.float64 and w.numel():
+        torch.library.opcheck(op.default, (w,))

@@ -108,3 +108,23 @@ def test_the_third_derivative_is_refused_by_name():
         (g,) = torch.autograd.grad(g.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="modulate_act: the third derivative is not supported"):
         torch.autograd.grad(g.square().sum(), x)
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(5, 4, 3, 3), (3, 2, 1, 1), (70, 2, 2, 3), (2, 1, 30, 20), (0, 2, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_power_of_a_weight(shape, dtype):
+    op = torch.ops.gankernels_native.weight_power
+    w = torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
+    y = op(w)
+    exact = w.detach().double().square().sum([2, 3])
+    assert y.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-6 if dtype != torch.float64 else 1e-14, atol=0)
+    g = torch.randn_like(y)
+    expected = (2 * g[:, :, None, None] * w.detach()).to(dtype)
+    torch.testing.assert_close(torch.autograd.grad(y, w, g)[0], expected)
+    if dtype == torch.float64 and w.numel():
+        torch.library.opcheck(op.default, (w,))
+        assert torch.autograd.gradgradcheck(op, w)
+        batch = torch.randn(*shape[:2], 3, *shape[2:])
+        torch.testing.assert_close(torch.vmap(op, in_dims=2)(batch), batch.movedim(2, 0).square().sum([3, 4]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -160,11 +161,7 @@ def _convolve(x, w, stride, pads, groups) -> Tensor:
 
 def _transposed(x, w, up, pads, groups) -> tuple[Tensor, list[int]]:
     """The whole true convolution of the upsampled image, as far as it is wanted; and what is still to pad."""
-    w = (
-        w.unflatten(0, (groups, w.shape[0] // groups)).transpose(1, 2).flatten(0, 1)
-        if groups > 1
-        else w.transpose(0, 1)
-    )
+    w = _for_transposed(w, groups)
     crop, left, size = [], [], []
     for axis in (1, 0):  # rows first, as the convolutions have it
         k = w.shape[3 - axis]
@@ -173,8 +170,17 @@ def _transposed(x, w, up, pads, groups) -> tuple[Tensor, list[int]]:
         crop.append(cut)
         left = [before + cut, after + cut, *left]
         size.append((x.shape[3 - axis] - 1) * up[axis] + k - 2 * cut)
-    y = _backend.pick("conv_transpose2d", x)(x, w, None, [up[1], up[0]], crop, [1, 1], groups, size)
-    return y, left
+    run = _backend.pick("conv_transpose2d", x)
+    return run(x, w, None, [up[1], up[0]], crop, [1, 1], groups, size), left
+
+
+def _for_transposed(w, groups) -> Tensor:
+    """[I, O / groups, kh, kw] of [O, I / groups, kh, kw]."""
+    if groups > 1:
+        return w.unflatten(0, (groups, w.shape[0] // groups)).transpose(1, 2).flatten(0, 1)
+    if _backend.runs_on_cpu_kernels("conv_transpose2d", w):
+        return torch.ops.gankernels_native.transpose_kernels(w)
+    return w.transpose(0, 1)
 
 
 _backend.register_compound("conv2d_resample", compose, "conv2d", "conv_transpose2d", "upfirdn2d")

@@ -113,27 +113,25 @@ def reference(
     return y.clone(memory_format=form) if y is x else y.to(x.dtype).contiguous(memory_format=form)
 
 
-_native = _backend.native("modulate_act")
-_backend.register("modulate_act", reference=reference, cpu=_native)
+_backend.register("modulate_act", reference=reference, cpu=_backend.native("modulate_act"))
 
 
 def over(y: Tensor, scale, noise, bias, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     """modulate_act of a `y` that nobody else holds: written over it where a kernel can and no graph needs it."""
-    run = _backend.pick("modulate_act", y)
     if (
-        run is _native
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, scale, noise, bias)))
         and torch._C._functorch.maybe_current_level() is None
         and y.is_contiguous(memory_format=_check.kept_format(y))
+        and _backend.runs_on_cpu_kernels("modulate_act", y)
     ):
         torch.ops.gankernels_native.modulate_act_(y, scale, noise, bias, act, alpha, gain, clamp)
         return y
-    return run(y, scale, noise, bias, act, alpha, gain, clamp)
+    return _backend.pick("modulate_act", y)(y, scale, noise, bias, act, alpha, gain, clamp)
 
 
 def weight_power(weight: Tensor) -> Tensor:
     """The sum of squares of each kernel of [O, I, kh, kw]: [O, I] in the dtype of sums, in one read."""
-    if _backend.pick("modulate_act", weight) is _native:
+    if _backend.runs_on_cpu_kernels("modulate_act", weight):
         return torch.ops.gankernels_native.weight_power(weight)
     return weight.to(sums_dtype(weight)).square().sum([2, 3])
