@@ -331,3 +331,31 @@ def test_direct_calls_are_checked():
             call(x, w, bias, ones, ones, ones, 1, size)
     with pytest.raises(ValueError, match="expected two numbers"):
         torch.ops.gankernels_native.conv2d_weight_grad(x, x, ones, ones, ones, 1, [3])
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "kwargs", [{"padding": 1}, {"stride": 2}, {"stride": (1, 3), "padding": 3, "dilation": (2, 1)}]
+)
+def test_few_pixels_and_many_channels(kwargs, dtype):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 176, 5, 4), torch.randn(170, 176, 3, 3) / 40, torch.randn(170)
+    small = torch.randn_like(F.conv2d(x, w, b, **kwargs))
+
+    def run(convolve, transpose, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, w, b, small)]
+        y = convolve(*leaves[:3], **kwargs)
+        back = transpose(leaves[3], leaves[1], **kwargs)
+        grads = (
+            torch.autograd.grad(y.square().sum(), leaves[:3]),
+            torch.autograd.grad(back.square().sum(), leaves[1:4:2]),
+        )
+        return [y, back, *grads[0], *grads[1]]
+
+    ours = run(conv2d, conv_transpose2d, dtype)
+    theirs = run(F.conv2d, F.conv_transpose2d, dtype)
+    truth = run(F.conv2d, F.conv_transpose2d, torch.float64)
+    for i, (a, e, t) in enumerate(zip(ours, theirs, truth, strict=True)):
+        torch.testing.assert_close(a.double(), t, rtol=1e-4, atol=1e-4 * t.abs().max().item())
+        assert (a.double() - t).abs().max() <= 4 * (e.double() - t).abs().max() + 1e-6 * t.abs().max(), i

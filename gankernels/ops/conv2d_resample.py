@@ -50,8 +50,7 @@ def conv2d_resample(
     """
     op = "conv2d_resample"
     x, w, f = operands(op, x, w, f, groups, "w")
-    up, down = factors(op, "up", up), factors(op, "down", down)
-    pads, _ = geometry(op, x, w, f, up, down, sides(op, padding))
+    up, down, pads, _ = geometry(op, x, w, f, up, down, padding)
     run = _backend.pick(op, x)
     return run(x, w, f, up, down, pads, groups, bool(flip_weight), bool(flip_filter))
 
@@ -84,14 +83,17 @@ def operands(op: str, x: Tensor, w: Tensor, f: Tensor | None, groups: int, w_nam
     return x, w, f
 
 
-def geometry(op, x, w, f, up, down, given) -> tuple[list[int], list[int]]:
-    """The whole padding that the caller's `given` stands for, [x0, x1, y0, y1], and the [H, W] of the result."""
-    taps = filter_size(f)[::-1]
+def geometry(op, x, w, f, up, down, padding):
+    """up and down as (x, y), the whole padding [x0, x1, y0, y1] and the [H, W] of the result."""
+    up, down = (tuple(map(_check.constant, factors(op, name, value))) for name, value in (("up", up), ("down", down)))
+    given = tuple(map(_check.constant, sides(op, padding)))
+    taps = tuple(map(_check.constant, filter_size(f)[::-1]))
+    kernel = tuple(map(_check.constant, (w.shape[3], w.shape[2])))
     pads, size = [], []
     for axis in (0, 1):
         before, after = given[2 * axis : 2 * axis + 2]
         u, d, k = up[axis], down[axis], taps[axis]
-        length = x.shape[3 - axis] * u - w.shape[3 - axis] + 1
+        length = x.shape[3 - axis] * u - kernel[axis] + 1
         if u > 1:
             before, after, length = before + (k + u - 1) // 2, after + (k - u) // 2, length - k + 1
         if d > 1:
@@ -103,7 +105,7 @@ def geometry(op, x, w, f, up, down, given) -> tuple[list[int], list[int]]:
             f"{op}: the result would be empty, [H, W] = {size[::-1]}, for x {list(x.shape)}, a weight of "
             f"{list(w.shape)}, up {list(up)}, down {list(down)} and padding {list(given)}; pad more or crop less"
         )
-    return pads, size[::-1]
+    return up, down, pads, size[::-1]
 
 
 def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> Tensor:

@@ -18,7 +18,7 @@ from gankernels.ops.bias_act import resolve
 from gankernels.ops.conv2d_resample import compose as resampled
 from gankernels.ops.conv2d_resample import geometry, operands
 from gankernels.ops.modulate_act import channels, over, shift, small, sums_dtype, weight_power
-from gankernels.ops.upfirdn2d import Pair, factors, sides
+from gankernels.ops.upfirdn2d import Pair
 
 _EPS = 1e-8
 
@@ -118,8 +118,7 @@ def _checked(
     n, i = x.shape[:2]
     o = weight.shape[0]
     styles = channels(op, "styles", styles, x, (n, i), "[N, I] of x")
-    up, down = factors(op, "up", up), factors(op, "down", down)
-    pads, size = geometry(op, x, weight, f, up, down, sides(op, padding))
+    up, down, pads, size = geometry(op, x, weight, f, up, down, padding)
     bias, noise = shift(op, bias, noise, x, (n, o, *size))
     input_gain = _input_gain(op, input_gain, x)
     run = _backend.pick(op, x)
