@@ -27,28 +27,14 @@ bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& 
 at::Tensor direct(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const Geometry& g, at::IntArrayRef size, bool transposed);
 
-// The sizes of one call, by the names of the trilinear form: the weight is [small_channels, large_channels, *kernel].
-struct Sizes {
-  int64_t batch, small_channels, large_channels;
-  Pair small, large, kernel;
-
-  Sizes(at::IntArrayRef a, at::IntArrayRef b, at::IntArrayRef k)
-      : batch(a[0]),
-        small_channels(a[1]),
-        large_channels(b[1]),
-        small{a[2], a[3]},
-        large{b[2], b[3]},
-        kernel{k[0], k[1]} {}
-};
-
-enum class Result { small, large, weight };
-
-// Where one matrix product of the unfolded image is quicker than the library's convolution: see conv2d_product.cpp.
-bool product_pays(const Sizes& s, const Geometry& g, const at::Tensor& like, Result wanted, at::MemoryFormat format);
-
-// The form's derivatives by `small`, `large` and the weight, contiguous, in one group.
-at::Tensor product_small(const at::Tensor& large, const at::Tensor& weight, const Sizes& s, const Geometry& g);
-at::Tensor product_large(const at::Tensor& small, const at::Tensor& weight, const Sizes& s, const Geometry& g);
-at::Tensor product_weight(const at::Tensor& small, const at::Tensor& large, const Sizes& s, const Geometry& g);
+// Whether one matrix product over patches is the fastest way, for all three parts of the form; and each of them.
+bool product_pays(const at::Tensor& any, at::IntArrayRef weight, int64_t n, at::IntArrayRef small, const Geometry& g,
+                  at::MemoryFormat format);
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                   const Geometry& g, at::IntArrayRef size);
+at::Tensor product_transpose(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                             const Geometry& g, at::IntArrayRef size);
+at::Tensor product_weight_grad(const at::Tensor& small, const at::Tensor& large, const Geometry& g,
+                               at::IntArrayRef kernel);
 
 }  // namespace gk::conv
