@@ -1,20 +1,11 @@
-"""modulated_conv2d and conv2d_resample at the shapes of StyleGAN2's layers at batch 4, as a whole layer and bare."""
+"""modulated_conv2d at the shapes of StyleGAN2's layers at batch 4, bare and as a whole layer."""
 
 import torch
 import torch.nn.functional as F
+from bench_conv2d_resample import FILTER, LAYERS, blur
 from bench_tools import Case, bench, compiled, ours, parametrize
 
-from gankernels.ops import conv2d_resample, modulated_conv2d, modulated_conv2d_act, setup_filter
-
-FILTER = setup_filter([1, 3, 3, 1])
-LAYERS = [(512, 8), (256, 32), (128, 64), (64, 128)]
-
-
-def blur(x, gain, padding):
-    """Four taps on each axis as a grouped convolution, the fastest that PyTorch has."""
-    c = x.shape[1]
-    kernel = (FILTER * gain).to(x.device).expand(c, 1, 4, 4)
-    return F.conv2d(x, kernel, padding=padding, groups=c)
+from gankernels.ops import modulated_conv2d, modulated_conv2d_act
 
 
 def plain_modulated(x, weight, styles, up=1):
@@ -66,37 +57,19 @@ def modulated_case(c, size, up, layer):
         return whole
 
     label = f"modulated_conv2d{'_act' if layer else ''} [4,{c},{size},{size}] up {up}"
+    providers = {
+        "eager": plain(plain_modulated),
+        "compiled": compiled(plain(plain_modulated)),
+        "grouped": plain(grouped),
+        "reference": ours("reference", run),
+        "cpu": ours("cpu", run),
+        "triton": ours("triton", run),
+    }
     moved = 4 * (4 * c * (size**2 + out**2) + c * c * 9)
-    return Case(label, make, providers(run, plain(plain_modulated), plain(grouped)), moved, 2 * 4 * c * c * 9 * size**2)
-
-
-def down_case(c, size):
-    """[4, c, size, size] to half the size."""
-
-    def make():
-        torch.manual_seed(0)
-        return [torch.randn(4, c, size, size), torch.randn(c, c, 3, 3) / (3 * c**0.5)]
-
-    def run(x, w):
-        return conv2d_resample(x, w, FILTER.to(x.device), down=2, padding=1)
-
-    def plain(x, w):
-        return F.conv2d(blur(x, 1, 2), w, stride=2)
-
-    moved = 4 * (4 * c * size**2 * 5 // 4 + c * c * 9)
-    label = f"conv2d_resample [4,{c},{size},{size}] down 2"
-    return Case(label, make, providers(run, plain), moved, 2 * 4 * c * c * 9 * (size // 2) ** 2)
-
-
-def providers(run, plain, naive=None):
-    found = {"eager": plain, "compiled": compiled(plain)}
-    if naive is not None:
-        found["grouped"] = naive
-    return found | {"reference": ours("reference", run), "cpu": ours("cpu", run), "triton": ours("triton", run)}
+    return Case(label, make, providers, moved, 2 * 4 * c * c * 9 * size**2)
 
 
 CASES = [modulated_case(c, size, up, layer) for layer in (False, True) for up in (1, 2) for c, size in LAYERS]
-CASES += [down_case(c, size) for c, size in LAYERS]
 
 
 @parametrize(CASES)

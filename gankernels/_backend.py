@@ -47,6 +47,9 @@ emulated: set[str] = set()
 
 _forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
 _operators: dict[str, dict[str, Callable]] = {}
+compounds: set[str] = set()
+"""The operators that are made of others and have no kernels of their own."""
+
 _warned: set[str] = set()
 
 
@@ -60,6 +63,7 @@ def register(op: str, **kernels: Callable) -> None:
 
 def register_compound(op: str, run: Callable, *parts: str) -> None:
     """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+    compounds.add(op)
     common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
     register(op, reference=run, **{name: functools.partial(run) for name in common})
 
