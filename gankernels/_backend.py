@@ -9,6 +9,7 @@ then.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,6 +47,9 @@ emulated: set[str] = set()
 
 _forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
 _operators: dict[str, dict[str, Callable]] = {}
+compounds: set[str] = set()
+"""The operators that are made of others and have no kernels of their own."""
+
 _warned: set[str] = set()
 
 
@@ -55,6 +59,13 @@ def register(op: str, **kernels: Callable) -> None:
     if unknown or "reference" not in kernels:
         raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
     _operators[op] = kernels
+
+
+def register_compound(op: str, run: Callable, *parts: str) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+    compounds.add(op)
+    common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
+    register(op, reference=run, **{name: functools.partial(run) for name in common})
 
 
 def operators() -> dict[str, tuple[str, ...]]:
@@ -132,6 +143,11 @@ def pick(op: str, x: torch.Tensor) -> Callable:
             "gankernels.backend('reference')"
         )
     return run
+
+
+def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:
+    """Whether `op` on `x` is the compiled CPU kernel: what is made of operators may then call its helpers."""
+    return x.device.type == "cpu" and _pick(op, x) is _operators[op].get("cpu")
 
 
 def _pick(op: str, x: torch.Tensor) -> Callable:

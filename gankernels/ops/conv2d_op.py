@@ -31,6 +31,14 @@ def _conv2d_weight_grad(small, large, stride, padding, dilation, groups, kernel)
     return _empty(small, large, (small.shape[1], large.shape[1] // groups, *kernel))
 
 
+def _transpose_kernels(weight):
+    return weight.new_empty((weight.shape[1], weight.shape[0], *weight.shape[2:]))
+
+
+def _transpose_kernels_rule(info, in_dims, weight):
+    return weight.movedim(in_dims[0], 0).transpose(1, 2).contiguous(), 0
+
+
 def _first(t: Tensor, dim: int | None, batch: int) -> Tensor:
     """`t` with the mapped dimension first, repeated where it has none."""
     return t.expand(batch, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -75,6 +83,8 @@ if _backend.native_error is None:
     torch.library.register_fake("gankernels_native::conv2d", _conv2d)
     torch.library.register_fake("gankernels_native::conv_transpose2d", _conv_transpose2d)
     torch.library.register_fake("gankernels_native::conv2d_weight_grad", _conv2d_weight_grad)
+    torch.library.register_fake("gankernels_native::transpose_kernels", _transpose_kernels)
+    torch.library.register_vmap("gankernels_native::transpose_kernels", _transpose_kernels_rule)
     torch.library.register_vmap("gankernels_native::conv2d", _convolution_rule("conv2d"))
     torch.library.register_vmap("gankernels_native::conv_transpose2d", _convolution_rule("conv_transpose2d"))
     torch.library.register_vmap("gankernels_native::conv2d_weight_grad", _weight_grad_rule)
