@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, conv2d_op  # noqa: F401  registers the compiled operators' fakes and vmap rules
+from gankernels.ops import _check, conv2d_op
 
 Pair = int | Sequence[int]
 
@@ -192,5 +192,10 @@ def reference_transpose(x, weight, bias, stride, padding, dilation, groups, size
     return F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
 
 
-_backend.register("conv2d", reference=reference, cpu=_backend.native("conv2d"))
-_backend.register("conv_transpose2d", reference=reference_transpose, cpu=_backend.native("conv_transpose2d"))
+_backend.register("conv2d", reference=reference, cpu=_backend.native("conv2d"), triton=conv2d_op.conv2d)
+_backend.register(
+    "conv_transpose2d",
+    reference=reference_transpose,
+    cpu=_backend.native("conv_transpose2d"),
+    triton=conv2d_op.conv_transpose2d,
+)

@@ -1,0 +1,184 @@
+"""conv2d and conv_transpose2d in Triton: one kernel, an implicit matrix product; one launch for any geometry.
+
+Result pixels that lie `step` apart on each axis, a phase, meet the same taps: a convolution has one phase, a transposed
+one stride x stride, each an ordinary convolution of the samples with every stride-th tap, so no inserted zero is
+multiplied. A tile is BLOCK_P pixels of a phase by BLOCK_C channels of the result; it runs over the source's channels
+BLOCK_K at a time and, for each such block, over the taps: those read the same lines of x and of weight again, which by
+then are in L1. With few channels (FLAT) taps and channels form one axis instead, so that no block is mostly empty.
+
+Tiles are [pixels, channels] where x keeps channels last, else [channels, pixels]: neighbours in memory are then
+neighbouring lanes, and 128-bit accesses wherever strides and sizes are multiples of 16. All strides are the tensors' own.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gankernels.ops.conv2d_op import empty_result
+from gankernels.triton import conv2d_tiles as tiles
+from gankernels.triton.conv2d_tiles import first, second
+
+
+@triton.jit
+def _axis(phase, pad, stride, dilation, common, inverse, kernel, TRANSPOSED: tl.constexpr):
+    """Of the results phase, phase + step, ... along an axis: step, sample of the first and samples between them; first
+    tap, taps between those that they meet, samples between those, and how many they are.
+
+    Transposed: tap t meets result r where r + pad - t * dilation is a multiple of stride. `common` is gcd(stride,
+    dilation), `inverse` that of dilation / common modulo stride / common.
+    """
+    if TRANSPOSED:
+        every = stride // common
+        at = phase + pad
+        tap = at // common * inverse % every
+        taps = tl.where(at % common == 0, tl.maximum((kernel - tap + every - 1) // every, 0), 0)
+        return stride, (at - tap * dilation) // stride, 1, tap, every, -(dilation // common), taps
+    else:
+        return 1, -pad, stride, 0, 1, dilation, kernel
+
+
+@triton.jit
+def _finished(total, bias_ptr, channel, known, BIAS: tl.constexpr, LAST: tl.constexpr):
+    """The sums on their way to memory."""
+    if BIAS:
+        total += second(tl.load(bias_ptr + channel, known, 0.0).to(total.dtype), LAST)
+    return total
+
+
+@triton.jit(do_not_specialize=tiles.GEOMETRY)
+def _convolve(
+    x_ptr, w_ptr, bias_ptr, y_ptr, batch, in_channels, out_channels, groups, x_height, x_width, y_height, y_width,
+    x_n, x_c, x_y, x_x, w_in, w_out, w_group, w_y, w_x, y_n, y_c, y_y, y_x,
+    kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
+    common_y, common_x, inverse_y, inverse_x, size_class,
+    TRANSPOSED: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr, BIG: tl.constexpr,
+    WIDEN: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    acc_t = tl.float64 if y_ptr.dtype.element_ty == tl.float64 else tl.float32
+    # Neighbouring programs share their pixels: first the channels of one tile, then the phases that interleave there.
+    place = tl.program_id(0)
+    channel_tiles = tl.cdiv(out_channels, BLOCK_C)
+    channel = place % channel_tiles * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = place // channel_tiles % groups
+    place = place // channel_tiles // groups
+    phases_x = stride_x if TRANSPOSED else 1
+    phases = stride_y * stride_x if TRANSPOSED else 1
+    phase_y = place % phases // phases_x
+    phase_x = place % phases_x
+    pixel = place // phases
+    if BIG:
+        group = group.to(tl.int64)
+        pixel = pixel.to(tl.int64)
+    step_y, start_y, between_y, tap_y, every_y, move_y, taps_y = _axis(
+        phase_y, pad_y, stride_y, dilation_y, common_y, inverse_y, kernel_y, TRANSPOSED
+    )
+    step_x, start_x, between_x, tap_x, every_x, move_x, taps_x = _axis(
+        phase_x, pad_x, stride_x, dilation_x, common_x, inverse_x, kernel_x, TRANSPOSED
+    )
+    if TRANSPOSED:
+        rows = tl.maximum(tl.cdiv(y_height - phase_y, step_y), 1)
+        columns = tl.maximum(tl.cdiv(y_width - phase_x, step_x), 1)
+    else:
+        rows = y_height
+        columns = y_width
+    pixel = pixel * BLOCK_P + tl.arange(0, BLOCK_P)
+    row = pixel // columns % rows
+    column = pixel % columns
+    image = pixel // columns // rows
+    inside = (image < batch) & (phase_y < y_height) & (phase_x < y_width)
+
+    x_row = row * between_y + start_y
+    x_column = column * between_x + start_x
+    x_at = first(group * in_channels * x_c + image * x_n + x_row * x_y + x_column * x_x, LAST)
+    w_at = second(group * w_group + tap_y * w_y + tap_x * w_x + channel * w_out, LAST)
+    taps = taps_y * taps_x
+    lane = tl.arange(0, BLOCK_K)
+    total = tl.zeros((BLOCK_P, BLOCK_C) if LAST else (BLOCK_C, BLOCK_P), acc_t)
+    blocks = tl.cdiv(in_channels * taps, BLOCK_K) if FLAT else tl.cdiv(in_channels, BLOCK_K) * taps
+    block = 0
+    j_y = 0
+    j_x = 0
+    for step in range(blocks):
+        if FLAT:
+            source = (step * BLOCK_K + lane) // taps
+            tap = (step * BLOCK_K + lane) % taps
+            x_j_y, x_j_x = second(tap // taps_x, LAST), second(tap % taps_x, LAST)
+            w_j_y, w_j_x = first(tap // taps_x, LAST), first(tap % taps_x, LAST)
+        else:
+            source = block + lane
+            x_j_y, x_j_x, w_j_y, w_j_x = j_y, j_x, j_y, j_x
+        known = source < in_channels
+        if BIG:
+            source = source.to(tl.int64)
+        y_here = first(x_row, LAST) + x_j_y * move_y
+        x_here = first(x_column, LAST) + x_j_x * move_x
+        ok = first(inside, LAST) & (y_here >= 0) & (y_here < x_height) & (x_here >= 0) & (x_here < x_width)
+        at = x_at + second(source * x_c, LAST) + (x_j_y * move_y * x_y + x_j_x * move_x * x_x)
+        x = tl.load(x_ptr + at, ok & second(known, LAST), 0.0)
+        at = w_at + first(source * w_in, LAST) + (w_j_y * every_y * w_y + w_j_x * every_x * w_x)
+        w = tl.load(w_ptr + at, first(known, LAST) & second(channel < out_channels, LAST), 0.0)
+        if WIDEN:
+            x, w = x.to(acc_t), w.to(acc_t)
+        if LAST:
+            total = tl.dot(x, w, total, input_precision=PRECISION, out_dtype=acc_t)
+        else:
+            total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)
+        if not FLAT:  # the next tap, or the first of the next channels
+            j_x += 1
+            j_y = tl.where(j_x == taps_x, j_y + 1, j_y)
+            j_x = tl.where(j_x == taps_x, 0, j_x)
+            block = tl.where(j_y == taps_y, block + BLOCK_K, block)
+            j_y = tl.where(j_y == taps_y, 0, j_y)
+
+    known = channel < out_channels
+    channel = group * out_channels + channel
+    total = _finished(total, bias_ptr, channel, known, BIAS, LAST)
+    at = first(image * y_n + (row * step_y + phase_y) * y_y + (column * step_x + phase_x) * y_x, LAST)
+    ok = first(inside, LAST) & second(known, LAST)
+    tl.store(y_ptr + at + second(channel * y_c, LAST), total.to(y_ptr.dtype.element_ty), ok)
+
+
+_KEYS = (
+    "size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "TRANSPOSED", "LAST",
+)  # fmt: skip
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
+    groups: int, size: list[int], transposed: bool,
+) -> Tensor:  # fmt: skip
+    """conv2d, or conv_transpose2d where `transposed`; `size` is [H, W] of the result."""
+    a_group = weight.shape[0] // groups
+    in_channels, out_channels = (a_group, weight.shape[1]) if transposed else (weight.shape[1], a_group)
+    w_in, w_out = weight.stride()[:2] if transposed else weight.stride()[1::-1]
+    y = empty_result(x, weight, (x.shape[0], out_channels * groups, *size))
+    if not y.numel():
+        return y
+    if bias is not None:
+        bias = bias.contiguous()
+    common = [gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
+    inverse = [pow(d // c, -1, s // c) for s, d, c in zip(stride, dilation, common, strict=True)]
+    steps = stride if transposed else [1, 1]
+    pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
+    how = tiles.products(x.dtype)
+    block = tiles.Products.BLOCK[how]
+    taps = triton.cdiv(weight.shape[2], steps[0]) * triton.cdiv(weight.shape[3], steps[1])
+
+    def grid(meta):
+        tile = triton.cdiv(pixels, meta["BLOCK_P"]) * steps[0] * steps[1]
+        return (tile * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
+
+    tiles.tuned(_convolve, how, _KEYS)[grid](
+        x, weight, bias, y, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
+        *x.stride(), w_in, w_out, a_group * weight.stride(0), *weight.stride()[2:], *y.stride(),
+        *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
+        TRANSPOSED=transposed, BIAS=bias is not None, LAST=x.stride(1) == 1,
+        FLAT=tiles.few(in_channels, taps, block), BIG=tiles.needs_64_bit(x, weight, y), BLOCK_K=block,
+        **tiles.constants(how, x.dtype),
+    )  # fmt: skip
+    return y
