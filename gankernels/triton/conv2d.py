@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
-from gankernels.triton.conv2d_tiles import first, second
+from gankernels.triton.conv2d_tiles import first, second, within
 
 
 @triton.jit
@@ -56,8 +56,9 @@ def _convolve(
     x_n, x_c, x_y, x_x, w_in, w_out, w_group, w_y, w_x, y_n, y_c, y_y, y_x,
     kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
     common_y, common_x, inverse_y, inverse_x, size_class,
-    TRANSPOSED: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr, BIG: tl.constexpr,
-    WIDEN: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    TRANSPOSED: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr, PACKED: tl.constexpr,
+    TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     acc_t = tl.float64 if y_ptr.dtype.element_ty == tl.float64 else tl.float32
     # Neighbouring programs share their pixels: first the channels of one tile, then the phases that interleave there.
@@ -96,6 +97,8 @@ def _convolve(
     x_column = column * between_x + start_x
     x_at = first(group * in_channels * x_c + image * x_n + x_row * x_y + x_column * x_x, LAST)
     w_at = second(group * w_group + tap_y * w_y + tap_x * w_x + channel * w_out, LAST)
+    if TAPS_Y > 0:
+        taps_y, taps_x = TAPS_Y, TAPS_X
     taps = taps_y * taps_x
     lane = tl.arange(0, BLOCK_K)
     total = tl.zeros((BLOCK_P, BLOCK_C) if LAST else (BLOCK_C, BLOCK_P), acc_t)
@@ -105,8 +108,9 @@ def _convolve(
     j_x = 0
     for step in range(blocks):
         if FLAT:
-            source = (step * BLOCK_K + lane) // taps
-            tap = (step * BLOCK_K + lane) % taps
+            lane_k = step * BLOCK_K + lane
+            source = lane_k // taps
+            tap = lane_k % taps
             x_j_y, x_j_x = second(tap // taps_x, LAST), second(tap % taps_x, LAST)
             w_j_y, w_j_x = first(tap // taps_x, LAST), first(tap % taps_x, LAST)
         else:
@@ -115,12 +119,15 @@ def _convolve(
         known = source < in_channels
         if BIG:
             source = source.to(tl.int64)
-        y_here = first(x_row, LAST) + x_j_y * move_y
-        x_here = first(x_column, LAST) + x_j_x * move_x
-        ok = first(inside, LAST) & (y_here >= 0) & (y_here < x_height) & (x_here >= 0) & (x_here < x_width)
+        ok = first(inside, LAST) & within(first(x_row, LAST) + x_j_y * move_y, x_height)
+        ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width)
         at = x_at + second(source * x_c, LAST) + (x_j_y * move_y * x_y + x_j_x * move_x * x_x)
         x = tl.load(x_ptr + at, ok & second(known, LAST), 0.0)
-        at = w_at + first(source * w_in, LAST) + (w_j_y * every_y * w_y + w_j_x * every_x * w_x)
+        if PACKED:
+            at = w_at + first(lane_k, LAST)
+            known = lane_k < in_channels * taps
+        else:
+            at = w_at + first(source * w_in, LAST) + (w_j_y * every_y * w_y + w_j_x * every_x * w_x)
         w = tl.load(w_ptr + at, first(known, LAST) & second(channel < out_channels, LAST), 0.0)
         if WIDEN:
             x, w = x.to(acc_t), w.to(acc_t)
@@ -161,13 +168,23 @@ def convolve(
         return y
     if bias is not None:
         bias = bias.contiguous()
+    if strided := transposed and stride != [1, 1]:
+        steps = stride
+    else:
+        steps = [1, 1]
+        if transposed:  # a convolution that walks through its taps backwards
+            padding, dilation = [-p for p in padding], [-d for d in dilation]
     common = [gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
     inverse = [pow(d // c, -1, s // c) for s, d, c in zip(stride, dilation, common, strict=True)]
-    steps = stride if transposed else [1, 1]
     pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
     how = tiles.products(x.dtype)
     block = tiles.Products.BLOCK[how]
-    taps = triton.cdiv(weight.shape[2], steps[0]) * triton.cdiv(weight.shape[3], steps[1])
+    last = x.stride(1) == 1
+    taps = [triton.cdiv(k, s) for k, s in zip(weight.shape[2:], steps, strict=True)]
+    flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], block))
+    # Every phase has as many taps: then the division by their number is by a constant.
+    alike = flat and all(k % s == 0 for k, s in zip(weight.shape[2:], steps, strict=True)) and common == [1, 1]
+    packed = flat and not transposed and weight[0].is_contiguous()
 
     def grid(meta):
         tile = triton.cdiv(pixels, meta["BLOCK_P"]) * steps[0] * steps[1]
@@ -177,8 +194,8 @@ def convolve(
         x, weight, bias, y, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, a_group * weight.stride(0), *weight.stride()[2:], *y.stride(),
         *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
-        TRANSPOSED=transposed, BIAS=bias is not None, LAST=x.stride(1) == 1,
-        FLAT=tiles.few(in_channels, taps, block), BIG=tiles.needs_64_bit(x, weight, y), BLOCK_K=block,
-        **tiles.constants(how, x.dtype),
+        TRANSPOSED=strided, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
+        TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
+        BLOCK_K=block, **tiles.constants(how, x.dtype),
     )  # fmt: skip
     return y

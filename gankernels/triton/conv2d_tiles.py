@@ -12,7 +12,7 @@ from torch import Tensor
 # Numbers that only enter index arithmetic: a kernel is not compiled anew for an even one.
 GEOMETRY = (
     "batch", "groups", "large_height", "large_width", "small_height", "x_height", "x_width", "y_height",
-    "kernel_y", "kernel_x", "stride_y", "pad_y", "pad_x", "dilation_y", "dilation_x",
+    "kernel_y", "kernel_x", "stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x",
     "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits",
 )  # fmt: skip
 
@@ -27,6 +27,12 @@ def first(v, LAST: tl.constexpr):
 def second(v, LAST: tl.constexpr):
     """A vector along axis 1 of a tile, 0 where transposed."""
     return v[None, :] if LAST else v[:, None]
+
+
+@triton.jit
+def within(v, size):
+    """0 <= v < size in one comparison; |v| is below 2^31."""
+    return v.to(tl.uint32) < size.to(tl.uint32)
 
 
 class Products:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
-from gankernels.triton.conv2d_tiles import first, second
+from gankernels.triton.conv2d_tiles import first, second, within
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100
 
@@ -73,7 +73,7 @@ def _correlate(
         x_from = column * stride_x - pad_x
         y_here = first(y_from, LAST) + move_y
         x_here = first(x_from, LAST) + move_x
-        inside &= (y_here >= 0) & (y_here < large_height) & (x_here >= 0) & (x_here < large_width)
+        inside &= within(y_here, large_height) & within(x_here, large_width)
         at = first(image * large_n + y_from * large_y + x_from * large_x, LAST) + large_at
         large = tl.load(large_ptr + at, inside & second(i_known, LAST), 0.0)
         if WIDEN:
