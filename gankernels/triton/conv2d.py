@@ -177,11 +177,10 @@ def convolve(
     common = [gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
     inverse = [pow(d // c, -1, s // c) for s, d, c in zip(stride, dilation, common, strict=True)]
     pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
-    how = tiles.products(x.dtype)
-    block = tiles.Products.BLOCK[how]
+    plan = tiles.Plan(x.dtype)
     last = x.stride(1) == 1
     taps = [triton.cdiv(k, s) for k, s in zip(weight.shape[2:], steps, strict=True)]
-    flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], block))
+    flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], plan.block))
     # Every phase has as many taps: then the division by their number is by a constant.
     alike = flat and all(k % s == 0 for k, s in zip(weight.shape[2:], steps, strict=True)) and common == [1, 1]
     packed = flat and not transposed and weight[0].is_contiguous()
@@ -190,12 +189,12 @@ def convolve(
         tile = triton.cdiv(pixels, meta["BLOCK_P"]) * steps[0] * steps[1]
         return (tile * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
 
-    tiles.tuned(_convolve, how, _KEYS)[grid](
+    plan.tuned(_convolve, _KEYS)[grid](
         x, weight, bias, y, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, a_group * weight.stride(0), *weight.stride()[2:], *y.stride(),
         *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
         TRANSPOSED=strided, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
         TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
-        BLOCK_K=block, **tiles.constants(how, x.dtype),
+        **plan.constants,
     )  # fmt: skip
     return y

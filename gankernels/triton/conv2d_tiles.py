@@ -35,22 +35,25 @@ def within(v, size):
     return v.to(tl.uint32) < size.to(tl.uint32)
 
 
-class Products:
-    """How a tile's products are formed.
+# How a tile's products are formed. half: 16-bit on tensor cores. tf32: float32 on tensor cores, where PyTorch's switches
+# allow it. plain: IEEE float32, also of 16-bit tensors on GPUs before sm_80, whose 16-bit dots Triton does not give to
+# tensor cores. double: float64.
 
-    half: float16 and bfloat16 on tensor cores. tf32: float32 on tensor cores, where PyTorch's switches allow it.
-    plain: IEEE float32, also of 16-bit tensors on GPUs before sm_80, whose 16-bit dots Triton does not give to the
-    tensor cores. double: float64.
-    """
+# The block of the summed axis: one number for each, so that the choice of a tile changes no order of summation.
+BLOCK = {"half": 32, "tf32": 16, "plain": 16, "double": 16}
 
-    # Block of the summed axis; then tiles of (pixels, channels, warps, stages), the last for small problems.
-    BLOCK = {"half": 32, "tf32": 16, "plain": 16, "double": 16}
-    TILES = {
-        "half": ((128, 128, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3), (128, 32, 4, 3), (128, 16, 4, 3), (32, 32, 4, 3)),
-        "tf32": ((128, 128, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3), (128, 32, 4, 3), (128, 16, 4, 3), (32, 32, 4, 3)),
-        "plain": ((64, 64, 4, 2), (64, 32, 4, 2), (128, 16, 4, 2), (32, 32, 4, 2)),
-        "double": ((32, 32, 4, 2),),
-    }
+# (pixels, channels, warps, stages, registers); the last serves small problems. Without a number of registers ptxas spills
+# a few to reach the next step of occupancy.
+_TENSOR_CORE = (
+    (128, 128, 8, 3, 168), (128, 64, 4, 3, 168), (64, 64, 4, 3, 168), (128, 32, 4, 3, 168), (128, 16, 4, 3, 168),
+    (32, 32, 4, 3, 128),
+)  # fmt: skip
+TILES = {
+    "half": _TENSOR_CORE,
+    "tf32": _TENSOR_CORE,
+    "plain": ((64, 64, 8, 2, 128), (64, 32, 4, 2, 128), (128, 16, 4, 2, 128), (32, 32, 4, 2, 128)),
+    "double": ((32, 32, 4, 2, 128),),
+}
 
 
 def allows_tf32() -> bool:
@@ -59,21 +62,28 @@ def allows_tf32() -> bool:
     return all(switch.fp32_precision == "tf32" for switch in switches)
 
 
-def products(dtype: torch.dtype) -> str:
-    if dtype == torch.float64:
-        return "double"
-    target = triton.runtime.driver.active.get_current_target()
-    old = target.backend == "cuda" and target.arch < 80
-    if dtype == torch.float32:
-        return "tf32" if target.backend == "cuda" and not old and allows_tf32() else "plain"
-    return "plain" if old else "half"
+class Plan:
+    """How the products of one dtype are formed on the current GPU."""
 
+    def __init__(self, dtype: torch.dtype):
+        target = triton.runtime.driver.active.get_current_target()
+        self.backend = target.backend
+        old = target.backend == "cuda" and target.arch < 80
+        if dtype == torch.float64:
+            self.how = "double"
+        elif dtype == torch.float32:
+            self.how = "tf32" if target.backend == "cuda" and not old and allows_tf32() else "plain"
+        else:
+            self.how = "plain" if old else "half"
+        self.block = BLOCK[self.how]
+        self.constants = {
+            "WIDEN": self.how == "plain" and dtype != torch.float32,
+            "PRECISION": "tf32" if self.how == "tf32" else "ieee",
+            "BLOCK_K": self.block,
+        }
 
-def constants(how: str, dtype: torch.dtype) -> dict:
-    return {
-        "WIDEN": how == "plain" and dtype != torch.float32,
-        "PRECISION": "tf32" if how == "tf32" else "ieee",
-    }
+    def tuned(self, kernel, keys: tuple[str, ...]):
+        return tuned(kernel, self.how, keys, self.backend)
 
 
 def size_class(pixels: int) -> int:
@@ -86,7 +96,7 @@ def few(channels: int, taps: int, block: int) -> bool:
     return 2 * channels < block and triton.cdiv(channels * taps, block) < taps
 
 
-def _suiting(configs, arguments, **_):
+def _suiting(configs, arguments, **constants):
     """The tiles that fit a problem's channels and pixels."""
     channels = min(128, max(16, triton.next_power_of_2(arguments["out_channels"])))
     pixels = 1 << arguments["size_class"]
@@ -95,15 +105,22 @@ def _suiting(configs, arguments, **_):
         for c in configs
         if channels // 2 <= c.kwargs["BLOCK_C"] <= channels and min(64, pixels) <= c.kwargs["BLOCK_P"] <= pixels
     ]
+    if constants.get("TRANSPOSED") and not constants["LAST"]:  # their addresses leave too few registers
+        fit = [c for c in fit if c.kwargs["BLOCK_P"] * c.kwargs["BLOCK_C"] <= 1024 * c.num_warps]
     return fit or configs[-1:]
 
 
 @cache
-def tuned(kernel, how: str, keys: tuple[str, ...]):
-    """`kernel` with the configurations of `how`; they differ in no order of summation, so in no bit of the result."""
+def tuned(kernel, how: str, keys: tuple[str, ...], backend: str):
+    """`kernel` with the tiles of `how`."""
     configs = [
-        triton.Config({"BLOCK_P": p, "BLOCK_C": c}, num_warps=warps, num_stages=stages)
-        for p, c, warps, stages in Products.TILES[how]
+        triton.Config(
+            {"BLOCK_P": pixels, "BLOCK_C": channels},
+            num_warps=warps,
+            num_stages=stages,
+            maxnreg=registers if backend == "cuda" else None,
+        )
+        for pixels, channels, warps, stages, registers in TILES[how]
     ]
     return triton.autotune(configs, key=list(keys), prune_configs_by={"early_config_prune": _suiting})(kernel)
 

@@ -105,26 +105,25 @@ def weight_grad(
     pixels = small.shape[0] * small.shape[2] * small.shape[3]
     if not pixels:
         return out.zero_()
-    how = tiles.products(small.dtype)
-    block = tiles.Products.BLOCK[how]
-    flat = tiles.few(in_channels, kernel[0] * kernel[1], 2 * block)
+    plan = tiles.Plan(small.dtype)
+    flat = tiles.few(in_channels, kernel[0] * kernel[1], 2 * plan.block)
 
     def count(wide, tall):
         columns = in_channels * kernel[0] * kernel[1] if flat else in_channels
         taps = 1 if flat else kernel[0] * kernel[1]
         return triton.cdiv(out_channels, wide) * triton.cdiv(columns, tall) * taps * groups
 
-    splits = _splits(count(64, 64), pixels, block)
+    splits = _splits(count(64, 64), pixels, plan.block)
     sums, strides = out, (0, *out.stride())
     if splits > 1:
         total = torch.promote_types(small.dtype, torch.float32)
         sums = torch.empty_strided((splits, *out.shape), (out.numel(), *out.stride()), dtype=total, device=out.device)
         strides = sums.stride()
-    tiles.tuned(_correlate, how, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
+    plan.tuned(_correlate, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
         small, large, sums, small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
         *small.stride(), *large.stride(), *strides, *kernel, *stride, *padding, *dilation, splits,
         tiles.size_class(in_channels * kernel[0] * kernel[1] if flat else in_channels),
-        LAST=large.stride(1) == 1, FLAT=flat, BIG=tiles.needs_64_bit(small, large, sums), BLOCK_K=block,
-        **tiles.constants(how, small.dtype),
+        LAST=large.stride(1) == 1, FLAT=flat, BIG=tiles.needs_64_bit(small, large, sums),
+        **plan.constants,
     )  # fmt: skip
     return out if splits == 1 else sums.sum(0).to(out.dtype)
