@@ -7,21 +7,20 @@ BLOCK_K at a time and, for each such block, over the taps: those read the same l
 then are in L1. With few channels (FLAT) taps and channels form one axis instead, so that no block is mostly empty.
 
 Tiles are [pixels, channels] where x keeps channels last, else [channels, pixels]: neighbours in memory are then
-neighbouring lanes, and 128-bit accesses wherever strides and sizes are multiples of 16. All strides are the tensors' own.
+neighbouring lanes, and 128-bit accesses where sizes and strides allow it. All strides are the tensors' own: no copy.
 """
 
 from __future__ import annotations
 
 from math import gcd
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
-from gankernels.triton.conv2d_tiles import first, second, within
+from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
 
 
 @triton.jit
@@ -50,17 +49,38 @@ def _finished(total, bias_ptr, channel, known, BIAS: tl.constexpr, LAST: tl.cons
     return total
 
 
-@triton.jit(do_not_specialize=tiles.GEOMETRY)
+@triton.jit(do_not_specialize=tiles.NUMBERS)
 def _convolve(
     x_ptr, w_ptr, bias_ptr, y_ptr, batch, in_channels, out_channels, groups, x_height, x_width, y_height, y_width,
     x_n, x_c, x_y, x_x, w_in, w_out, w_group, w_y, w_x, y_n, y_c, y_y, y_x,
     kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
     common_y, common_x, inverse_y, inverse_x, size_class,
-    TRANSPOSED: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr, PACKED: tl.constexpr,
-    TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr,
+    PACKED: tl.constexpr, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, X_UNIT: tl.constexpr, W_IN_UNIT: tl.constexpr,
+    W_OUT_UNIT: tl.constexpr, Y_C_UNIT: tl.constexpr, Y_X_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     acc_t = tl.float64 if y_ptr.dtype.element_ty == tl.float64 else tl.float32
+    # The axis that a unit belongs to has stride 1; the strides across it are multiples of the unit.
+    C_UNIT: tl.constexpr = X_UNIT if LAST else 1
+    x_n, x_y = multiple(x_n, X_UNIT), multiple(x_y, X_UNIT)
+    x_c, x_x = (1, multiple(x_x, X_UNIT)) if C_UNIT > 1 else (multiple(x_c, X_UNIT), x_x)
+    if X_UNIT > C_UNIT:
+        x_x = 1
+    W_UNIT: tl.constexpr = W_IN_UNIT if W_IN_UNIT > 1 else W_OUT_UNIT
+    w_group = multiple(w_group, W_UNIT)
+    if not PACKED:
+        w_y, w_x = multiple(w_y, W_UNIT), multiple(w_x, W_UNIT)
+    w_in = 1 if W_IN_UNIT > 1 else multiple(w_in, W_OUT_UNIT)
+    w_out = 1 if W_OUT_UNIT > 1 else multiple(w_out, W_IN_UNIT)
+    in_channels = multiple(multiple(in_channels, C_UNIT), W_IN_UNIT)
+    out_channels = multiple(multiple(out_channels, Y_C_UNIT), W_OUT_UNIT)
+    Y_UNIT: tl.constexpr = Y_C_UNIT if Y_C_UNIT > 1 else Y_X_UNIT
+    y_n, y_y = multiple(y_n, Y_UNIT), multiple(y_y, Y_UNIT)
+    y_c = 1 if Y_C_UNIT > 1 else multiple(y_c, Y_X_UNIT)
+    y_x = 1 if Y_X_UNIT > 1 else multiple(y_x, Y_C_UNIT)
+    y_width = multiple(y_width, Y_X_UNIT)
+
     # Neighbouring programs share their pixels: first the channels of one tile, then the phases that interleave there.
     place = tl.program_id(0)
     channel_tiles = tl.cdiv(out_channels, BLOCK_C)
@@ -93,8 +113,8 @@ def _convolve(
     image = pixel // columns // rows
     inside = (image < batch) & (phase_y < y_height) & (phase_x < y_width)
 
-    x_row = row * between_y + start_y
-    x_column = column * between_x + start_x
+    x_row = row if POINT else row * between_y + start_y
+    x_column = column if POINT else column * between_x + start_x
     x_at = first(group * in_channels * x_c + image * x_n + x_row * x_y + x_column * x_x, LAST)
     w_at = second(group * w_group + tap_y * w_y + tap_x * w_x + channel * w_out, LAST)
     if TAPS_Y > 0:
@@ -119,9 +139,12 @@ def _convolve(
         known = source < in_channels
         if BIG:
             source = source.to(tl.int64)
-        ok = first(inside, LAST) & within(first(x_row, LAST) + x_j_y * move_y, x_height)
-        ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width)
-        at = x_at + second(source * x_c, LAST) + (x_j_y * move_y * x_y + x_j_x * move_x * x_x)
+        ok = first(inside, LAST)
+        at = x_at + second(source * x_c, LAST)
+        if not POINT:
+            ok &= within(first(x_row, LAST) + x_j_y * move_y, x_height)
+            ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width)
+            at += x_j_y * move_y * x_y + x_j_x * move_x * x_x
         x = tl.load(x_ptr + at, ok & second(known, LAST), 0.0)
         if PACKED:
             at = w_at + first(lane_k, LAST)
@@ -176,6 +199,8 @@ def convolve(
             padding, dilation = [-p for p in padding], [-d for d in dilation]
     common = [gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
     inverse = [pow(d // c, -1, s // c) for s, d, c in zip(stride, dilation, common, strict=True)]
+    w_y, w_x = weight.stride()[2:]
+    point = not strided and [*weight.shape[2:], *stride, *padding] == [1, 1, 1, 1, 0, 0]
     pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
     plan = tiles.Plan(x.dtype)
     last = x.stride(1) == 1
@@ -184,6 +209,23 @@ def convolve(
     # Every phase has as many taps: then the division by their number is by a constant.
     alike = flat and all(k % s == 0 for k, s in zip(weight.shape[2:], steps, strict=True)) and common == [1, 1]
     packed = flat and not transposed and weight[0].is_contiguous()
+    w_group = a_group * weight.stride(0)
+
+    item, (x_n, x_c, x_y, x_x), (y_n, y_c, y_y, y_x) = x.element_size(), x.stride(), y.stride()
+    if last:
+        x_unit = unit(item, x_c, in_channels, x_n, x_y, x_x)
+    else:  # a tap shifts the others' lines
+        x_unit = unit(item, x_x, size[1], x_n, x_c, x_y) if point else 1
+    w_in_unit = unit(item, w_in, in_channels, w_out, w_group, w_y, w_x) if not flat else 1
+    if packed:
+        w_in_unit = unit(item, 1, in_channels, w_out, w_group)
+    units = {
+        "X_UNIT": x_unit,
+        "W_IN_UNIT": w_in_unit,
+        "W_OUT_UNIT": unit(item, w_out, out_channels, w_in, w_group, w_y, w_x) if w_in_unit == 1 else 1,
+        "Y_C_UNIT": unit(item, y_c, out_channels, y_n, y_y, y_x) if last else 1,
+        "Y_X_UNIT": unit(item, y_x, size[1], y_n, y_c, y_y) if not last and not strided else 1,
+    }
 
     def grid(meta):
         tile = triton.cdiv(pixels, meta["BLOCK_P"]) * steps[0] * steps[1]
@@ -191,10 +233,10 @@ def convolve(
 
     plan.tuned(_convolve, _KEYS)[grid](
         x, weight, bias, y, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
-        *x.stride(), w_in, w_out, a_group * weight.stride(0), *weight.stride()[2:], *y.stride(),
+        *x.stride(), w_in, w_out, w_group, w_y, w_x, *y.stride(),
         *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
-        TRANSPOSED=strided, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
+        TRANSPOSED=strided, POINT=point, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
         TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
-        **plan.constants,
+        **units, **plan.constants,
     )  # fmt: skip
     return y

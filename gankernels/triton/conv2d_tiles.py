@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from functools import cache
+from math import gcd
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Numbers that only enter index arithmetic: a kernel is not compiled anew for an even one.
-GEOMETRY = (
-    "batch", "groups", "large_height", "large_width", "small_height", "x_height", "x_width", "y_height",
+# No number is specialised by Triton: what a kernel must know of them it is told by units, see `unit`.
+NUMBERS = (
+    "batch", "groups", "in_channels", "out_channels", "x_height", "x_width", "y_height", "y_width",
+    "x_n", "x_c", "x_y", "x_x", "w_in", "w_out", "w_group", "w_y", "w_x", "y_n", "y_c", "y_y", "y_x",
+    "small_height", "small_width", "large_height", "large_width", "small_n", "small_c", "small_y", "small_x",
+    "large_n", "large_c", "large_y", "large_x", "out_split", "out_o", "out_i", "out_y", "out_x",
     "kernel_y", "kernel_x", "stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x",
     "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits",
 )  # fmt: skip
+
+
+def unit(itemsize: int, stride: int, *numbers: int) -> int:
+    """How many elements, 16 bytes at most, a lane may access at once along an axis of that stride: 1 unless it is 1.
+
+    `numbers` are the other strides, and the size of the axis where it is masked.
+    """
+    return gcd(16 // itemsize, *numbers) if stride == 1 else 1
+
+
+@triton.jit
+def multiple(v, UNIT: tl.constexpr):
+    """`v`, a multiple of UNIT, in a form that tells the compiler so."""
+    return v // UNIT * UNIT if UNIT > 1 else v
 
 
 @triton.jit
@@ -35,15 +53,15 @@ def within(v, size):
     return v.to(tl.uint32) < size.to(tl.uint32)
 
 
-# How a tile's products are formed. half: 16-bit on tensor cores. tf32: float32 on tensor cores, where PyTorch's switches
-# allow it. plain: IEEE float32, also of 16-bit tensors on GPUs before sm_80, whose 16-bit dots Triton does not give to
-# tensor cores. double: float64.
+# How a tile's products are formed. half: 16-bit on tensor cores. tf32: float32 on tensor cores, where PyTorch's
+# switches allow it. plain: IEEE float32, also of 16-bit tensors on GPUs before sm_80, whose 16-bit dots Triton does not
+# give to tensor cores. double: float64.
 
 # The block of the summed axis: one number for each, so that the choice of a tile changes no order of summation.
 BLOCK = {"half": 32, "tf32": 16, "plain": 16, "double": 16}
 
-# (pixels, channels, warps, stages, registers); the last serves small problems. Without a number of registers ptxas spills
-# a few to reach the next step of occupancy.
+# (pixels, channels, warps, stages, registers); the last serves small problems. Left to itself ptxas spills a few
+# registers to reach the next step of occupancy.
 _TENSOR_CORE = (
     (128, 128, 8, 3, 168), (128, 64, 4, 3, 168), (64, 64, 4, 3, 168), (128, 32, 4, 3, 168), (128, 16, 4, 3, 168),
     (32, 32, 4, 3, 128),

@@ -1,8 +1,9 @@
 """The weight gradient of both convolutions in Triton: a matrix product summed over all pixels of all images.
 
-A tile is BLOCK_C channels of `small` by BLOCK_P columns: channels of `large` for one tap, or, where they are few (FLAT),
-channels and taps as one axis. The sum over pixels is cut into as many splits as fill a GPU, a number that depends on
-the sizes alone; each writes a float32 partial result and these are added up in order, so results are reproducible.
+A tile is BLOCK_C channels of `small` by BLOCK_P columns: channels of `large` for one tap, or, where they are few
+(FLAT), channels and taps as one axis. The sum over pixels is cut into as many splits as fill a GPU, a number that
+depends on the sizes alone; each writes a float32 partial result and PyTorch adds these up: no atomics, so results are
+reproducible.
 """
 
 from __future__ import annotations
@@ -14,22 +15,44 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
-from gankernels.triton.conv2d_tiles import first, second, within
+from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100
 
 
-@triton.jit(do_not_specialize=tiles.GEOMETRY)
+@triton.jit(do_not_specialize=tiles.NUMBERS)
 def _correlate(
     small_ptr, large_ptr, out_ptr, batch, out_channels, in_channels, groups, small_height, small_width,
     large_height, large_width, small_n, small_c, small_y, small_x, large_n, large_c, large_y, large_x,
     out_split, out_o, out_i, out_y, out_x, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x,
     dilation_y, dilation_x, splits, size_class,
-    LAST: tl.constexpr, FLAT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
+    LAST: tl.constexpr, FLAT: tl.constexpr, SMALL_UNIT: tl.constexpr, LARGE_UNIT: tl.constexpr,
+    OUT_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     # Here BLOCK_C is of the small image's channels, BLOCK_P of the columns, BLOCK_K of the pixels.
     acc_t = tl.float64 if small_ptr.dtype.element_ty == tl.float64 else tl.float32
+    # The axis that a unit belongs to has stride 1; the strides across it are multiples of the unit.
+    small_n, small_y = multiple(small_n, SMALL_UNIT), multiple(small_y, SMALL_UNIT)
+    if LAST:
+        small_x = multiple(small_x, SMALL_UNIT)
+        small_c = 1 if SMALL_UNIT > 1 else small_c
+        out_channels = multiple(out_channels, SMALL_UNIT)
+    else:
+        small_c = multiple(small_c, SMALL_UNIT)
+        small_x = 1 if SMALL_UNIT > 1 else small_x
+        small_width = multiple(small_width, SMALL_UNIT)
+    large_n, large_y, large_x = (
+        multiple(large_n, LARGE_UNIT),
+        multiple(large_y, LARGE_UNIT),
+        multiple(large_x, LARGE_UNIT),
+    )
+    large_c = 1 if LARGE_UNIT > 1 else large_c
+    out_split, out_o = multiple(out_split, OUT_UNIT), multiple(out_o, OUT_UNIT)
+    out_y, out_x = multiple(out_y, OUT_UNIT), multiple(out_x, OUT_UNIT)
+    out_i = 1 if OUT_UNIT > 1 else out_i
+    in_channels = multiple(multiple(in_channels, LARGE_UNIT), OUT_UNIT)
+
     taps = kernel_y * kernel_x
     place = tl.program_id(0)
     channel_tiles = tl.cdiv(out_channels, BLOCK_C)
@@ -115,15 +138,28 @@ def weight_grad(
 
     splits = _splits(count(64, 64), pixels, plan.block)
     sums, strides = out, (0, *out.stride())
-    if splits > 1:
+    if splits > 1:  # channels innermost: neighbouring lanes write neighbouring sums
         total = torch.promote_types(small.dtype, torch.float32)
-        sums = torch.empty_strided((splits, *out.shape), (out.numel(), *out.stride()), dtype=total, device=out.device)
+        sums = torch.empty((splits, small.shape[1], *kernel, in_channels), dtype=total, device=out.device)
+        sums = sums.permute(0, 1, 4, 2, 3)
         strides = sums.stride()
+    last = large.stride(1) == 1
+    small_n, small_c, small_y, small_x = small.stride()
+    large_n, large_c, large_y, large_x = large.stride()
+    small_unit = (small_c, out_channels, small_n, small_y, small_x)
+    if not last:
+        small_unit = (small_x, small.shape[3], small_n, small_c, small_y)
+    split, out_o, out_i, out_y, out_x = strides
+    units = {
+        "SMALL_UNIT": unit(small.element_size(), *small_unit),
+        "LARGE_UNIT": unit(large.element_size(), large_c, in_channels, large_n, large_y, large_x) if last else 1,
+        "OUT_UNIT": unit(sums.element_size(), out_i, in_channels, split, out_o, out_y, out_x) if not flat else 1,
+    }
     plan.tuned(_correlate, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
         small, large, sums, small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
         *small.stride(), *large.stride(), *strides, *kernel, *stride, *padding, *dilation, splits,
         tiles.size_class(in_channels * kernel[0] * kernel[1] if flat else in_channels),
-        LAST=large.stride(1) == 1, FLAT=flat, BIG=tiles.needs_64_bit(small, large, sums),
-        **plan.constants,
+        LAST=last, FLAT=flat, BIG=tiles.needs_64_bit(small, large, sums),
+        **units, **plan.constants,
     )  # fmt: skip
-    return out if splits == 1 else sums.sum(0).to(out.dtype)
+    return out if splits == 1 else out.copy_(sums.sum(0))
