@@ -89,6 +89,8 @@ def report() -> str:
     lines += [f"({i + 1}) {reason}" for i, reason in enumerate(reasons)]
     if not torch.cuda.is_available():
         lines += ["", "Unproven here: the speed of GPU kernels, and their results on silicon (no GPU is visible)."]
+        if on_torch := [op for op, _ in rows if _backend.cuda_is_torch(op)]:
+            lines.append(f"{', '.join(on_torch)} on cuda are PyTorch's kernels (cuDNN): none of those has run here.")
     return "\n".join(lines)
 
 

@@ -207,7 +207,12 @@ def convolve(
     taps = [triton.cdiv(k, s) for k, s in zip(weight.shape[2:], steps, strict=True)]
     flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], plan.block))
     # Every phase has as many taps: then the division by their number is by a constant.
-    alike = flat and all(k % s == 0 for k, s in zip(weight.shape[2:], steps, strict=True)) and common == [1, 1]
+    alike = (
+        flat
+        and in_channels >= plan.block
+        and all(k % s == 0 for k, s in zip(weight.shape[2:], steps, strict=True))
+        and common == [1, 1]
+    )
     packed = flat and not transposed and weight[0].is_contiguous()
     w_group = a_group * weight.stride(0)
 
