@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import test_conv2d
 import torch
+from gpu import nvrtc
 from gpu.battery import OnGpu, emulated
 from gpu.fixtures import accepting, redirected
 from op_tests import Calls, assert_as_true_as_reference
@@ -15,22 +16,30 @@ from gankernels.ops import conv2d, conv_transpose2d
 from gankernels.triton import conv2d_tiles
 
 LAST, PLAIN = torch.channels_last, torch.contiguous_format
-HALVES = (torch.float16, torch.bfloat16)
 
 
 class ConvolutionOnGpu(OnGpu):
-    gpu_backends = ("triton", "cuda")
+    """The battery on few calls, others for each dtype: each is several kernels to compile and to execute. cuda is not
+    emulated: it is PyTorch's operators, on the CPU."""
+
     layout_of = ("x", "weight")
-    most = 3
+
+    @pytest.fixture(params=[("triton", 80), ("triton", 90), ("cuda", 80)], ids=lambda p: f"{p[0]}-sm_{p[1]}")
+    def backend(self, request):
+        name, cc = request.param
+        if name == "cuda" and (reason := nvrtc.missing() or _backend.native_error):
+            pytest.skip(reason)
+        values = request.node.name.startswith("test_values")
+        if cc == 90 and not values and not request.node.name.startswith("test_second"):
+            pytest.skip("the emulated code for sm_90 is that for sm_80: values and derivatives suffice")
+        values = values and cc == 80
+        self.most = 9 if name == "cuda" else 2 if values else 1
+        with emulated(name, cc) as self.log:
+            yield name
 
     def on(self, backend, dtype):
-        """Every third call, other ones for each dtype: each is several kernels to compile and to execute."""
         start = (torch.float32, torch.bfloat16, torch.float16, torch.float64).index(dtype)
         return super().on(backend, dtype)[start % 3 :: 3][: self.most]
-
-    def test_layouts(self, backend):
-        self.most = 1
-        super().test_layouts(backend)
 
 
 class TestConv2dOnGpu(ConvolutionOnGpu, test_conv2d.TestConv2d):
@@ -62,27 +71,34 @@ def compare(f, x_shape, w_shape, dtype, layout, device, **kwargs):
     return log
 
 
-# More channels than a block has, whole ones and parts; groups; uneven phases; sums in several splits.
+# More channels than a block has, whole ones and parts; groups; uneven phases; several splits. With "all" every tile runs.
 LAYERS = [
-    (conv2d, (2, 40, 9, 8), (72, 40, 3, 3), torch.bfloat16, LAST, {"padding": 1}),
-    (conv2d, (1, 20, 8, 8), (24, 20, 3, 3), torch.float32, PLAIN, {"padding": 1, "stride": 2}),
-    (conv2d, (2, 48, 6, 8), (32, 24, 2, 3), torch.float16, LAST, {"groups": 2, "dilation": 2, "padding": (1, 2)}),
-    (conv2d, (1, 32, 24, 32), (48, 32, 1, 1), torch.float16, PLAIN, {}),
-    (conv_transpose2d, (2, 24, 5, 5), (24, 40, 4, 4), torch.float16, LAST, {"stride": 2, "padding": 1}),
-    (conv_transpose2d, (1, 36, 7, 6), (36, 24, 3, 3), torch.bfloat16, PLAIN, {"stride": 2, "output_padding": 1}),
-    (conv_transpose2d, (1, 24, 20, 21), (24, 17, 3, 3), torch.float32, LAST, {"padding": 1}),
+    (conv2d, (2, 40, 9, 8), (72, 40, 3, 3), torch.bfloat16, LAST, "all", {"padding": 1}),
+    (conv2d, (1, 20, 8, 8), (24, 20, 3, 3), torch.float32, PLAIN, "one", {"padding": 1, "stride": 2}),
+    (
+        conv2d,
+        (2, 48, 6, 8),
+        (32, 24, 2, 3),
+        torch.float16,
+        LAST,
+        "one",
+        {"groups": 2, "dilation": 2, "padding": (1, 2)},
+    ),
+    (conv2d, (1, 32, 24, 32), (48, 32, 1, 1), torch.float16, PLAIN, "one", {}),
+    (conv_transpose2d, (2, 24, 5, 5), (24, 40, 4, 4), torch.float16, LAST, "one", {"stride": 2, "padding": 1}),
+    (conv_transpose2d, (1, 36, 7, 6), (36, 24, 3, 3), torch.bfloat16, PLAIN, "one", {"stride": 2, "output_padding": 1}),
+    (conv_transpose2d, (1, 24, 20, 21), (24, 17, 3, 3), torch.float32, LAST, "one", {"padding": 1}),
 ]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda c: f"{c[0].__name__}-{c[1]}-{c[2]}-{str(c[3])[6:]}")
-def test_every_tile_on_wide_layers(layer):
-    *shape, kwargs = layer
-    compare(*shape, emulated("triton", 80, "all"), **kwargs)
+def test_wide_layers(layer):
+    *shape, configs, kwargs = layer
+    compare(*shape, emulated("triton", 80, configs), **kwargs)
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_16_bit_before_tensor_cores(dtype):
-    log = compare(conv2d, (1, 20, 6, 5), (8, 20, 3, 3), dtype, LAST, emulated("triton", 75), padding=1)
+def test_16_bit_before_tensor_cores():
+    log = compare(conv2d, (1, 20, 6, 5), (8, 20, 3, 3), torch.float16, LAST, emulated("triton", 75), padding=1)
     assert not sum(launch.counters["mma_flops"] for launch in log.launches)
 
 
@@ -111,26 +127,31 @@ def test_tf32_only_where_both_switches_allow_it():
         errors[switches] = max(((a - t).abs().max() / t.abs().max()).item() for a, t in zip(ours, truth, strict=True))
     assert errors["tf32", "ieee"] < 1e-6
     assert errors["ieee", "tf32"] < 1e-6
-    assert 1e-6 < errors["tf32", "tf32"] < 2**-10
+    assert 1e-6 < errors["tf32", "tf32"] < 2**-9  # both operands lose up to 2**-10
 
 
 def test_64_bit_offsets(monkeypatch):
     monkeypatch.setattr(conv2d_tiles, "needs_64_bit", lambda *tensors: True)
-    log = compare(conv2d, (2, 20, 6, 5), (8, 10, 3, 3), torch.float16, LAST, emulated("triton", 80), groups=2)
-    compare(conv_transpose2d, (2, 4, 6, 5), (4, 8, 3, 3), torch.float16, PLAIN, emulated("triton", 80), stride=2)
+    device = emulated("triton", 80)
+    log = compare(conv_transpose2d, (2, 40, 6, 5), (40, 4, 3, 3), torch.float16, LAST, device, stride=2, groups=2)
     assert all(launch.arguments["BIG"] for launch in log.launches)
 
 
 def test_64_bit_offsets_are_chosen_by_reach():
-    row = torch.empty(1).expand(2, 1, 1, 2**20)
-    assert not conv2d_tiles.needs_64_bit(row)
-    assert conv2d_tiles.needs_64_bit(row.as_strided((2, 1, 1, 2), (2**31, 1, 1, 1)))
-    assert conv2d_tiles.needs_64_bit(torch.empty(1).expand(2**11, 1, 2**10, 2**10))
+    small = torch.empty(2, 1, 1, 2**20, device="meta")
+    far = torch.empty_strided((2, 1, 1, 2), (2**31, 1, 1, 1), device="meta")
+    many = torch.empty(1, device="meta").expand(2**11, 1, 2**10, 2**10)
+    assert not conv2d_tiles.needs_64_bit(small, small)
+    assert conv2d_tiles.needs_64_bit(small, far)
+    assert conv2d_tiles.needs_64_bit(many, small)
 
 
-@pytest.mark.parametrize("layout", [PLAIN, LAST], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 2, 1), (2, 3, 0), (3, 3, 0)])
-def test_no_inserted_zero_is_multiplied(layout, kernel, stride, padding):
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "layout"),
+    [(4, 2, 1, LAST), (4, 2, 1, PLAIN), (3, 2, 1, LAST), (3, 2, 1, PLAIN), (2, 3, 0, LAST)],
+    ids=str,
+)
+def test_no_inserted_zero_is_multiplied(kernel, stride, padding, layout):
     """Tensor cores do the work of every pair of a sample and a tap once: pixels of a phase, taps of a phase."""
     samples, channels = 8, 32
     x = torch.randn(1, channels, samples, samples, dtype=torch.float16).contiguous(memory_format=layout)
@@ -169,16 +190,21 @@ def test_one_launch_each_and_no_copy(f):
 
 
 def test_third_order():
-    x = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    w = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    """Derivatives of second derivatives, against the reference's."""
 
-    def second(x, w):
+    def third():
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 2, 3, 3, dtype=torch.float64, generator=draw).requires_grad_()
+        w = torch.randn(2, 2, 3, 2, dtype=torch.float64, generator=draw).requires_grad_()
         y = conv_transpose2d(x, w, stride=2, padding=1)
-        g = torch.autograd.grad(y.pow(3).sum(), [x, w], create_graph=True)
-        return torch.autograd.grad(g[0].pow(2).sum() + g[1].pow(2).sum(), [x, w], create_graph=True)
+        first = torch.autograd.grad(y.pow(3).sum(), [x, w], create_graph=True)
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), [x, w], create_graph=True)
+        return torch.autograd.grad(sum(g.sin().sum() for g in second), [x, w])
 
+    with gankernels.backend("reference"):
+        expected = third()
     with emulated("triton", 80):
-        assert torch.autograd.gradcheck(second, (x, w), fast_mode=True)
+        torch.testing.assert_close(third(), expected)
 
 
 needs_native = pytest.mark.skipif(_backend.native_error is not None, reason=str(_backend.native_error))
