@@ -71,7 +71,7 @@ def compare(f, x_shape, w_shape, dtype, layout, device, **kwargs):
     return log
 
 
-# More channels than a block has, whole ones and parts; groups; uneven phases; several splits. With "all" every tile runs.
+# More channels than a block has, whole ones and parts; groups; uneven phases; several splits; "all" runs every tile.
 LAYERS = [
     (conv2d, (2, 40, 9, 8), (72, 40, 3, 3), torch.bfloat16, LAST, "all", {"padding": 1}),
     (conv2d, (1, 20, 8, 8), (24, 20, 3, 3), torch.float32, PLAIN, "one", {"padding": 1, "stride": 2}),

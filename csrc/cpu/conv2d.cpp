@@ -49,6 +49,8 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   if (covers(g, x.sizes().slice(2), weight.sizes().slice(2)) && size[0] * size[1] == 1) {
     const Tensor a = x.contiguous().view({n, -1}), b = weight.contiguous().view({c, -1}).t();
     y = (bias.has_value() ? at::addmm(*bias, a, b) : at::mm(a, b)).view({n, c, 1, 1});
+  } else if (g.stride != Pair{1, 1} && gk::conv::product_pays(x, weight.sizes(), n, size, g, format)) {
+    y = gk::conv::product(x, weight, bias, g, size);
   } else if (gk::conv::direct_pays(x, weight, g, size, false, format)) {
     y = gk::conv::direct(x.contiguous(), weight, bias, g, size, false);
   } else {
@@ -73,6 +75,8 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
   if (covers(g, size, weight.sizes().slice(2)) && x.size(2) * x.size(3) == 1) {
     y = at::mm(x.contiguous().view({n, -1}), weight.contiguous().view({x.size(1), -1})).view({n, c, size[0], size[1]});
     if (bias.has_value()) y += bias->view({-1, 1, 1});
+  } else if (g.stride != Pair{1, 1} && gk::conv::product_pays(x, weight.sizes(), n, x.sizes().slice(2), g, format)) {
+    y = gk::conv::product_transpose(x, weight, bias, g, size);
   } else if (gk::conv::direct_pays(x, weight, g, size, true, format)) {
     y = gk::conv::direct(x.contiguous(), weight, bias, g, size, true);
   } else {
@@ -97,6 +101,8 @@ Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef str
     return at::mm(small.contiguous().view({n, c}).t(), large.contiguous().view({n, -1}))
         .view({c, i, kernel[0], kernel[1]})
         .contiguous(format);
+  if (gk::conv::product_pays(small, {c, i, kernel[0], kernel[1]}, n, area, g, format))
+    return gk::conv::product_weight_grad(small, large, g, kernel);
   const Tensor whole = gk::conv::whole(small, large, g, kernel);
   const Tensor weight = shape_only({c, i, kernel[0], kernel[1]}, small, format);
   const auto grads = at::convolution_backward(whole, large, weight, std::nullopt, stride, padding, dilation, false,

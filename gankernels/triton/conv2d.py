@@ -185,10 +185,14 @@ def convolve(
     """conv2d, or conv_transpose2d where `transposed`; `size` is [H, W] of the result."""
     a_group = weight.shape[0] // groups
     in_channels, out_channels = (a_group, weight.shape[1]) if transposed else (weight.shape[1], a_group)
-    w_in, w_out = weight.stride()[:2] if transposed else weight.stride()[1::-1]
     y = empty_result(x, weight, (x.shape[0], out_channels * groups, *size))
     if not y.numel():
         return y
+    plan, last = tiles.Plan(x.dtype), x.stride(1) == 1
+    if plan.how == "plain" and last and not transposed and weight.stride(1) == 1:
+        # Without tensor cores a dot reads columns of the weight: in channels_last each would lie in one bank.
+        weight = weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    w_in, w_out = weight.stride()[:2] if transposed else weight.stride()[1::-1]
     if bias is not None:
         bias = bias.contiguous()
     if strided := transposed and stride != [1, 1]:
@@ -202,8 +206,6 @@ def convolve(
     w_y, w_x = weight.stride()[2:]
     point = not strided and [*weight.shape[2:], *stride, *padding] == [1, 1, 1, 1, 0, 0]
     pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
-    plan = tiles.Plan(x.dtype)
-    last = x.stride(1) == 1
     taps = [triton.cdiv(k, s) for k, s in zip(weight.shape[2:], steps, strict=True)]
     flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], plan.block))
     # Every phase has as many taps: then the division by their number is by a constant.

@@ -12,7 +12,7 @@ def breaches(case, traffic):
         ("distinct bytes over the floor", traffic.unique / case.floor, case.unique),
         ("requested bytes over the floor", traffic.requested / case.floor, case.requested),
         ("sectors over the ideal", traffic.sectors / max(1, traffic.ideal_sectors), case.sectors),
-        ("shared wavefronts over the ideal", traffic.wavefronts / max(1, traffic.ideal_wavefronts), 1.1),
+        ("shared wavefronts over the ideal", traffic.wavefronts / max(1, traffic.ideal_wavefronts), case.wavefronts),
     ):
         if value > limit:
             found.append(f"{what}: {value:.3f}, at most {limit}")

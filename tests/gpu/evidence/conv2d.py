@@ -1,9 +1,10 @@
 """Convolutions: a 3x3 layer of a StyleGAN2 block and a 4x4 transposed one of DCGAN, values and both gradients.
 
 Unfused is PyTorch's one convolution, at the floor. A call asks for x once for each tap and tile of channels, for the
-weight once for each tile of pixels, in tiles of 64 pixels by half the channels at worst; what is asked for again lies in
-the caches. A weight gradient also writes its partial sums, one for each split. In NCHW a tap's pixels start anywhere, a
-phase's taps and pixels lie apart: more sectors than the bytes would need.
+weight once for each tile of pixels, in tiles of 64 pixels by half the channels at worst; what is asked for again lies
+in the caches. A weight gradient also writes its partial sums, one for each split. In NCHW a tap's pixels start
+anywhere, and a phase's taps and pixels lie apart: more sectors than the bytes would need. IEEE float32 is no tensor
+core's: where the summed channels are innermost its dots read rows of shared memory two at a time.
 """
 
 import torch
@@ -63,7 +64,7 @@ def _case(layer, call, dtype, layout):
     return Case(
         "triton", name, _prepare(layer, call, dtype, layout), floor, floor, 1,
         requested=1.01 * asked / floor, unique=1.05 + partial / floor, sectors=1.01 if last else 2.6,
-        registers=168 if half else 128, occupancy=0.12, dot=half, wide=last,
+        wavefronts=1.1 if half else 2.1, registers=168 if half else 128, occupancy=0.12, dot=half, wide=last,
     )  # fmt: skip
 
 
