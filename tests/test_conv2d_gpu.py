@@ -171,8 +171,9 @@ def test_no_inserted_zero_is_multiplied(kernel, stride, padding, layout):
 @pytest.mark.parametrize("f", [conv2d, conv_transpose2d], ids=lambda f: f.__name__)
 def test_one_launch_each_and_no_copy(f):
     """Strided operands are read where they lie, and only what is asked for is computed."""
-    x = torch.randn(2, 4, 5, 12)[..., ::2].transpose(2, 3).requires_grad_()
-    w, b = torch.randn(4, 4, 3, 3).transpose(2, 3).requires_grad_(), torch.randn(4, requires_grad=True)
+    x = torch.randn(2, 4, 5, 12).half()[..., ::2].transpose(2, 3).requires_grad_()
+    w = torch.randn(4, 4, 3, 3).half().transpose(2, 3).requires_grad_()
+    b = torch.randn(4).half().requires_grad_()
     calls = Calls()
     with emulated("triton", 80) as log, calls:
         y = f(x, w, b, stride=2, padding=1)

@@ -113,9 +113,9 @@ def _correlate(
 _KEYS = ("size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "LAST", "splits")
 
 
-def _splits(tiles_: int, pixels: int, block: int) -> int:
-    """How many parts the pixels are cut into, each of several blocks."""
-    return max(1, min(_PROGRAMS // tiles_, triton.cdiv(pixels, 8 * block)))
+def splits_of(pixels: int, block: int, programs: int) -> int:
+    """How many parts the pixels are cut into, each of several blocks, for `programs` tiles of the result."""
+    return max(1, min(_PROGRAMS // programs, triton.cdiv(pixels, 8 * block)))
 
 
 def weight_grad(
@@ -129,6 +129,9 @@ def weight_grad(
     if not pixels:
         return out.zero_()
     plan = tiles.Plan(small.dtype)
+    if plan.how == "plain" and large.stride(1) != 1 and in_channels >= plan.block:
+        # Without tensor cores a dot reads columns: with the summed pixels innermost each would lie in one bank.
+        small, large = (t.contiguous(memory_format=torch.channels_last) for t in (small, large))
     flat = tiles.few(in_channels, kernel[0] * kernel[1], 2 * plan.block)
 
     def count(wide, tall):
@@ -136,7 +139,7 @@ def weight_grad(
         taps = 1 if flat else kernel[0] * kernel[1]
         return triton.cdiv(out_channels, wide) * triton.cdiv(columns, tall) * taps * groups
 
-    splits = _splits(count(64, 64), pixels, plan.block)
+    splits = splits_of(pixels, plan.block, count(64, 64))
     sums, strides = out, (0, *out.stride())
     if splits > 1:  # channels innermost: neighbouring lanes write neighbouring sums
         total = torch.promote_types(small.dtype, torch.float32)
@@ -150,8 +153,11 @@ def weight_grad(
     if not last:
         small_unit = (small_x, small.shape[3], small_n, small_c, small_y)
     split, out_o, out_i, out_y, out_x = strides
+    small_unit = unit(small.element_size(), *small_unit)
+    if not last:  # Triton gives both tiles one layout: lanes far apart in `small` would scatter the loads of `large`
+        small_unit = min(small_unit, max(1, 4 // small.element_size()))
     units = {
-        "SMALL_UNIT": unit(small.element_size(), *small_unit),
+        "SMALL_UNIT": small_unit,
         "LARGE_UNIT": unit(large.element_size(), large_c, in_channels, large_n, large_y, large_x) if last else 1,
         "OUT_UNIT": unit(sums.element_size(), out_i, in_channels, split, out_o, out_y, out_x) if not flat else 1,
     }

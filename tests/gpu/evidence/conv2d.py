@@ -4,7 +4,8 @@ Unfused is PyTorch's one convolution, at the floor. A call asks for x once for e
 weight once for each tile of pixels, in tiles of 64 pixels by half the channels at worst; what is asked for again lies
 in the caches. A weight gradient also writes its partial sums, one for each split. In NCHW a tap's pixels start
 anywhere, and a phase's taps and pixels lie apart: more sectors than the bytes would need. IEEE float32 is no tensor
-core's: where the summed channels are innermost its dots read rows of shared memory two at a time.
+core's: where the summed channels are innermost its dots read rows of shared memory two at a time. For it PyTorch copies
+the weight of NHWC layers, and both images of NCHW weight gradients, into the order that dots read: not counted here.
 """
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from triton import cdiv
 
 from gankernels import ops
+from gankernels.triton.conv2d_weight_grad import splits_of
 
 from .case import Case
 
@@ -49,7 +51,7 @@ def _case(layer, call, dtype, layout):
     if call == OF_WEIGHT:
         tile = 64 if dtype.itemsize == 2 else 32
         tiles = cdiv(outer, 64) * cdiv(inner, 64) * taps
-        partial = 264 // tiles * outer * inner * taps * 4
+        partial = splits_of(pixels, 32 if dtype.itemsize == 2 else 16, tiles) * outer * inner * taps * 4
         asked = pixels * taps * (outer * cdiv(inner, tile) + inner * cdiv(outer, tile)) * dtype.itemsize + partial
     else:
         up = (call == VALUE) == transposed  # the result is `large`
@@ -63,7 +65,7 @@ def _case(layer, call, dtype, layout):
     name = f"{layer}, {call}, {str(dtype)[6:]} {'NHWC' if last else 'NCHW'}"
     return Case(
         "triton", name, _prepare(layer, call, dtype, layout), floor, floor, 1,
-        requested=1.01 * asked / floor, unique=1.05 + partial / floor, sectors=1.01 if last else 2.6,
+        requested=1.01 * asked / floor, unique=1.05 + partial / floor, sectors=1.01 if last else 2.3,
         wavefronts=1.1 if half else 2.1, registers=168 if half else 128, occupancy=0.12, dot=half, wide=last,
     )  # fmt: skip
 
