@@ -192,23 +192,31 @@ __device__ __forceinline__ void reduce_moments(const BatchNormActParams& p) {
   }
 }
 
-// The sums of a derivative over a split of the rows of each channel. With given statistics the first derivative is
-// written as well.
+// The sums of a derivative over a split of the rows of each channel. With given statistics they are two, the gradients
+// of bias and of weight / r, and what is asked for a pixel needs none of them: it is written at once.
 template <typename T, int P, int L>
 __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
   using acc_t = acc_of<T>;
   using Walk = NormWalk<T, P, L>;
   constexpr int W = Walk::kWidth, M = Walk::kMine, kRounds = L == kNormSingle ? 4 : P == kNormBackward ? 2 : 1;
+  constexpr int kTerms = kNormSums<P>;
   const Walk walk(p, p.rows_a_split);
   const int thread = thread_of_block();
-  __shared__ acc_t factors[3][Walk::kColumns];
-  if (thread < walk.columns && walk.first + thread < p.channels)
-    given_factors<T>(p, walk.first + thread, factors, thread);
+  constexpr int kFactors = P == kNormSecond ? 5 : 3;
+  __shared__ acc_t factors[kFactors][Walk::kColumns];
+  if (thread < walk.columns && walk.first + thread < p.channels) {
+    const i64 channel = walk.first + thread;
+    given_factors<T>(p, channel, factors, thread);
+    if constexpr (P == kNormSecond) {
+      factors[3][thread] = number_of<T>(p.p, channel, 0) * number_of<T>(p.spread, channel, 1);
+      factors[4][thread] = number_of<T>(p.q, channel, 0);
+    }
+  }
   __syncthreads();
-  acc_t f[3][M], total[kNormSums<P> * M];
+  acc_t f[kFactors][M], total[kTerms * M];
   own_factors(factors, walk.column, walk.end > 0, f);
 #pragma unroll
-  for (int i = 0; i < kNormSums<P> * M; ++i) total[i] = 0;
+  for (int i = 0; i < kTerms * M; ++i) total[i] = 0;
   for (i64 row = walk.row; row < walk.end; row += kRounds * walk.step) {
     const NormPacks<T, P, L, kRounds> packs(p, walk, row);
 #pragma unroll
@@ -225,24 +233,33 @@ __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
       }
 #pragma unroll
       for (int i = 0; i < W; ++i) {
-        acc_t terms[kNormSums<P>];
+        const int m = i % M;
+        const acc_t d = g[i] * low[i];
+        acc_t terms[kTerms] = {};
         if constexpr (P == kNormBackward) {
-          norm_backward_terms(g[i] * low[i], x[i], terms);
-          low[i] = f[1][i % M] * terms[0];
+          norm_backward_terms(d, x[i], terms);
+          low[i] = f[1][m] * d;
+        } else if (p.batch_statistics) {
+          norm_second_terms<true>(d, g[i] * high[i], v[i], x[i], terms);
         } else {
-          norm_second_terms<true>(g[i] * low[i], g[i] * high[i], v[i], x[i], terms);
+          const acc_t t = f[1][m] * v[i] + f[3][m] * x[i] + f[4][m], ht = g[i] * high[i] * t;
+          terms[0] = ht;
+          terms[1] = ht * x[i] + d * v[i];
+          low[i] *= t;
+          high[i] = f[1][m] * ht + f[3][m] * d;
         }
 #pragma unroll
-        for (int k = 0; k < kNormSums<P>; ++k) total[k * M + i % M] += terms[k];
+        for (int k = 0; k < kTerms; ++k) total[k * M + m] += terms[k];
       }
-      if constexpr (P == kNormBackward) {
-        if (p.out[0] && !p.batch_statistics) store_whole<T, W>(static_cast<T*>(p.out[0]) + packs.at[r], low);
-      }
+      if (p.batch_statistics) continue;
+      if (p.out[0]) store_whole<T, W>(static_cast<T*>(p.out[0]) + packs.at[r], low);
+      if (P == kNormSecond && p.out[1]) store_whole<T, W>(static_cast<T*>(p.out[1]) + packs.at[r], high);
     }
   }
-  __shared__ ColumnSums<acc_t, kNormSums<P> * M, Walk::kLanes> sums;
+  __shared__ ColumnSums<acc_t, kTerms * M, Walk::kLanes> sums;
   sums.put(total, blockDim.x);
-  for (int item = thread; item < kNormSums<P> * walk.columns; item += threads_of_block()) {
+  const int terms = p.batch_statistics ? kTerms : kNormBackwardSums;
+  for (int item = thread; item < terms * walk.columns; item += threads_of_block()) {
     const int term = item / walk.columns, column = item % walk.columns;
     const i64 channel = walk.first + column;
     if (channel < p.channels)

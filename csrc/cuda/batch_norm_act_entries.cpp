@@ -45,7 +45,8 @@ const char* fill(BatchNormActParams& p, i64 rows, i64 channels, i64 inner, i64 d
 struct Plan {
   const Launcher* launcher;
   BatchNormActParams& p;
-  i64 dtype, pass;
+  i64 dtype;
+  NormPass pass;
   int layout;
   i64 pack, lanes, columns;
 
@@ -92,8 +93,12 @@ struct Plan {
   }
   // The gradients of the parameters from the sums, and nothing else.
   const char* finish() const {
+    Plan plan = *this;
+    if (!p.batch_statistics) plan.pass = kNormBackward;  // whose two sums are those of either pass
+    plan.layout = kNormSingle;
+    plan.lanes = plan.columns = power_of_two(p.channels < 32 ? p.channels : 32);
     p.rows_a_block = 0;
-    return run("apply", 0, 1);
+    return plan.run("apply", 0, 1);
   }
 };
 
@@ -105,8 +110,7 @@ const char* derivative(const Plan& plan) {
   if ((p.batch_statistics || parameters) && !p.sums) return fail("sums: got null, expected room for them");
   if (!p.sums) return plan.apply();
   if (const char* error = plan.reduce()) return error;
-  // The first derivative with given statistics is written as it is summed.
-  return writes && (p.batch_statistics || plan.pass == kNormSecond) ? plan.apply() : plan.finish();
+  return p.batch_statistics && writes ? plan.apply() : plan.finish();  // with given statistics it has been written
 }
 
 }  // namespace

@@ -222,7 +222,7 @@ def _run_backward(*args):
 
 @torch.library.impl("gankernels::batch_norm_act_double_backward", "CompositeExplicitAutograd")
 def _run_double_backward(*args):
-    from gankernels.triton import batch_norm_act as kernels
+    from gankernels.triton import batch_norm_act_second as kernels
 
     return kernels.double_backward(*args)
 
