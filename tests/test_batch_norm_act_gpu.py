@@ -23,17 +23,17 @@ class TestBatchNormActOnGpu(OnGpu, Battery):
         """One call of a kind: each is several kernels to compile and to execute one instruction at a time."""
         yield sample((3, 3, 4, 5), act="lrelu")
         yield sample((2, 8, 3, 2), act="swish", training=False, gain=1.7, last=True)
-        yield sample((5, 2, 1, 1), act="sigmoid", affine=False)
         yield sample((0, 3, 4, 4), act="tanh")
 
 
 def derivatives(x, w, b, gy, v, act, training, mean, var):
     """y, the first derivatives, and those of <(v, 1, 1), first derivatives> by every tensor."""
-    leaves = [t.detach().clone().requires_grad_() for t in (x, w, b, gy)]
+    leaves = [t.detach().requires_grad_() for t in (x, w, b, gy)]
     running = (None, None) if training else (mean.to(w), var.to(w))
     y = batch_norm_act(*leaves[:3], *running, training=training, act=act, gain=1.5)
     first = torch.autograd.grad(y, leaves[:3], leaves[3], create_graph=True)
-    second = torch.autograd.grad(first, leaves, [v.to(x), *(torch.ones_like(g) for g in first[1:])])
+    second = torch.autograd.grad(first, leaves, [v, *(torch.ones_like(g) for g in first[1:])], allow_unused=True)
+    second = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, second, strict=True)]
     return dict(zip(["y", "x", "weight", "bias", "xx", "weight2", "bias2", "gy"], [y, *first, *second], strict=True))
 
 
@@ -77,17 +77,17 @@ PATHS = [  # shape, dtype, layout, elements before the first, how packs lie: sin
 @pytest.mark.parametrize(("shape", "dtype", "layout", "offset", "packs"), PATHS, ids=lambda v: str(v))
 def test_cuda_paths(shape, dtype, layout, offset, packs, training):
     log = check("cuda", 80, shape, dtype, layout, offset, "swish", training)
-    for launch in log.launches[:-1]:  # the last may be the parameters' gradients alone
-        assert f", {packs}>" in launch.name or launch.arguments["block"][2] == 1 and "apply" in launch.name
+    layouts = {launch.name[-2] for launch in log.launches}
+    assert layouts <= {str(packs), "0"}, layouts  # "0": the parameters' gradients alone
+    assert str(packs) in layouts
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout", "training"),
     [
         ((3, 40, 41, 8), torch.bfloat16, "NHWC", True),
-        ((2, 64, 16, 16), torch.float32, "NHWC", False),
         ((3, 2, 96, 64), torch.bfloat16, "NCHW", True),
-        ((3, 5, 5, 7), torch.float16, "NCHW", False),
+        ((5, 2, 1, 1), torch.float16, "NCHW", False),
     ],
     ids=lambda v: str(v),
 )
@@ -101,10 +101,10 @@ def test_every_activation_in_cuda(act):
     check("cuda", 80, (2, 4, 4, 4), torch.float32, "NHWC", 0, act, True)
 
 
-def _names(log):
-    names = [launch.name.removeprefix("gk::batch_norm_act_") for launch in log.launches]
+def count(log):
+    launches = len(log.launches)
     log.launches.clear()
-    return [name.lstrip("_").split("<")[0].split("_")[0] for name in names]
+    return launches
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -116,15 +116,15 @@ def test_launches(backend):
         for training in (True, False):
             running = (mean.clone(), var.clone())
             y = batch_norm_act(x, w, b, *running, training=training, act="lrelu")
-            assert len(_names(log)) == (2 if training else 1)
+            assert count(log) == (2 if training else 1)
             (g,) = torch.autograd.grad(y, [x], gy, retain_graph=True, create_graph=True)
-            assert len(_names(log)) == (2 if training else 1)
+            assert count(log) == (2 if training else 1)
             torch.autograd.grad(y, [w, b], gy, retain_graph=True)
-            assert len(_names(log)) == 2
+            assert count(log) == 2
             torch.autograd.grad(y, [x, w, b], gy, retain_graph=True)
-            assert len(_names(log)) == 2
+            assert count(log) == 2
             torch.autograd.grad(g.square().sum(), [x, w])
-            assert len(_names(log)) == 4 if training else 3  # the second derivative, then back through y
+            assert count(log) == 2
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -124,8 +124,9 @@ def total_moments(sums_ptr, channel, inside, rows, channels, rows_a_split, split
     """(mean less the first element, sum of squared deviations) of channels from those of their splits."""
     sums = _of_splits(sums_ptr, 0, channel, inside, channels, splits, SPLITS)
     squares = _of_splits(sums_ptr, 1, channel, inside, channels, splits, SPLITS)
-    left = rows - tl.arange(0, SPLITS).to(tl.int64) * rows_a_split
-    n = tl.maximum(tl.minimum(left, rows_a_split), 0).to(sums.dtype)[:, None]
+    split = tl.arange(0, SPLITS).to(tl.int64)
+    n = tl.minimum(rows - split * rows_a_split, rows_a_split)
+    n = tl.where(split < splits, n, 0).to(sums.dtype)[:, None]
     # Sums, not products: added to another lane's in one fma, unrounded, a product would differ from lane to lane.
     mean = tl.sum(sums, 0) / tl.cast(rows, sums.dtype)
     off = sums / tl.maximum(n, 1.0) - mean[None, :]
