@@ -170,7 +170,7 @@ class Plan:
         return Plan(layout, x.numel() // channels, channels, inner, item, wide)
 
     def splits(self, sums: bool = True) -> int:
-        """Programs over the rows that pay; with `sums`, few enough that reading them all costs the second kernel little."""
+        """Programs over the rows that pay; with `sums`, few enough that reading them all costs little."""
         most = max(1, self.rows * self.wide * self.item // (2 * _SHARE if self.inner == 1 else _SHARE))
         return max(1, min(most, _PROGRAMS // self.strips(), _MOST_SPLITS)) if sums else most
 
