@@ -58,7 +58,10 @@ template <typename T, int P, int L>
 __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
   using acc_t = acc_of<T>;
   using Walk = NormWalk<T, P, L>;
-  constexpr int W = Walk::kWidth, M = Walk::kMine, kRounds = L == kNormSingle ? 4 : P == kNormBackward ? 2 : 1;
+  constexpr int W = Walk::kWidth, M = Walk::kMine,
+                kRounds = L == kNormSingle                       ? 4
+                          : P == kNormBackward && L == kNormRows ? 2
+                                                                 : 1;
   constexpr int kTerms = kNormSums<P>;
   const Walk walk(p, p.rows_a_split);
   const int thread = thread_of_block();

@@ -37,9 +37,9 @@ enum NormLayout : int { kNormSingle, kNormRows, kNormChannels };
 constexpr int kNormThreads = 256;
 constexpr int kNormLanes[] = {32, 1, 4};  // most threads of a block side by side over the channels, by layout
 
-// Elements of a pack. Second derivatives have the registers for 4.
+// Elements of a pack: 16 bytes. Second derivatives have the registers for 4, or for one of float64.
 GK_HD constexpr int norm_pack(int pass, int layout, int item) {
-  return layout == kNormSingle ? 1 : pass == kNormSecond && item < 4 ? 4 : 16 / item;
+  return layout == kNormSingle ? 1 : pass == kNormSecond ? (item == 8 ? 1 : 4) : 16 / item;
 }
 
 }  // namespace gk
