@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from gankernels import _launch, _nvrtc
+
 NAMES = ("reference", "cpu", "cuda", "triton")
-ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 try:
     from gankernels import _C
@@ -25,6 +26,16 @@ except ImportError as error:
     native_error: str | None = f"gankernels._C is not built ({error}); reinstall with a C++ compiler present"
 else:
     native_error = None
+    if not _C.build_info()["cuda"]:
+        _C.set_runtime_runner(_launch.runner.address)
+
+cuda_built = _C is not None and _C.build_info()["cuda"]
+"""Whether nvcc compiled the CUDA kernels; else CuPy does when they first run, and Triton's launches cost less."""
+
+ORDER = {
+    "cpu": ("cpu", "reference"),
+    "cuda": ("cuda", "triton", "reference") if cuda_built else ("triton", "cuda", "reference"),
+}
 
 triton_error: str | None = (
     None if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
@@ -51,6 +62,11 @@ def operators() -> dict[str, tuple[str, ...]]:
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
 
 
+def home(op: str) -> str:
+    """The module in gankernels.ops that operator `op` lives in, by its last name."""
+    return _operators[op]["reference"].__module__.rpartition(".")[2].removesuffix("_op")
+
+
 def native(name: str) -> Callable:
     """The compiled operator ``gankernels_native::name``, looked up when called: the extension may not be built."""
 
@@ -58,6 +74,23 @@ def native(name: str) -> Callable:
         return getattr(torch.ops.gankernels_native, name)(*args)
 
     return call
+
+
+def plain_call(name: str) -> Callable:
+    """The compiled short way into operator `name`, to be tried where `plain_calls()`; it takes the arguments in order.
+
+    It returns NotImplemented unless the tensors and the arguments are ordinary ones, for the CPU.
+    """
+    return _not_plain if _C is None else getattr(_C, f"plain_{name}")
+
+
+def plain_calls() -> bool:
+    """Whether the short ways may run: no other backend is forced, and torch.compile is not looking."""
+    return (_forced is None or _forced == "cpu") and not torch.compiler.is_compiling()
+
+
+def _not_plain(*args):
+    return NotImplemented
 
 
 def why_not(name: str, device: torch.device | str, op: str | None = None) -> str | None:
@@ -74,8 +107,11 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
         return triton_error
     if name != "triton" and native_error:
         return native_error
-    if name == "cuda" and not _C.build_info()["cuda"]:
-        return "gankernels._C was built without CUDA (set GANKERNELS_CUDA=1 and reinstall)"
+    if name == "cuda" and not cuda_built and _nvrtc.missing:
+        return (
+            "gankernels._C was built without CUDA: reinstall it where nvcc is (GANKERNELS_CUDA=1), or have the kernels "
+            f"compiled when they first run ({_nvrtc.INSTALL}; now: {_nvrtc.missing})"
+        )
     if kind != needs:
         return f"it runs on {needs} tensors, these are on {kind}"
     return None

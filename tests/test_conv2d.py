@@ -287,6 +287,11 @@ MODELS = [
     (conv2d, (1, 40, 65, 65), (64, 40, 3, 3), {"stride": 2}),
     (conv2d, (1, 64, 50, 50), (3, 64, 1, 1), {}),
     (conv2d, (1, 3, 50, 50), (64, 3, 1, 1), {}),
+    # One product over patches: few positions, many weights; each side's rows and columns fall outside differently.
+    (conv2d, (2, 64, 7, 9), (128, 64, 4, 4), {"stride": 2, "padding": 1}),
+    (conv2d, (1, 64, 10, 9), (64, 64, 3, 2), {"stride": (3, 2), "padding": (4, 1), "dilation": (2, 3)}),
+    (conv_transpose2d, (2, 128, 3, 4), (128, 64, 4, 4), {"stride": 2, "padding": 1, "output_padding": (1, 0)}),
+    (conv_transpose2d, (3, 64, 2, 3), (64, 70, 3, 5), {"stride": (1, 3), "padding": (0, 4), "dilation": (1, 2)}),
 ]
 
 
@@ -296,13 +301,14 @@ MODELS = [
 def test_shapes_of_models(case, dtype):
     f, x_shape, w_shape, kwargs = case
     x, w = torch.randn(x_shape, dtype=dtype), torch.randn(w_shape, dtype=dtype) / 8
+    bias = torch.randn(w_shape[f is conv_transpose2d], dtype=dtype)
 
     def run(backend, dtype):
         with gankernels.backend(backend):
-            a, b = x.to(dtype).requires_grad_(), w.to(dtype).requires_grad_()
-            y = f(a, b, **kwargs)
+            leaves = [t.to(dtype).requires_grad_() for t in (x, w, bias)]
+            y = f(*leaves, **kwargs)
             gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-            return [y, *torch.autograd.grad(y, [a, b], gy)]
+            return [y, *torch.autograd.grad(y, leaves, gy)]
 
     for a, r, t in zip(run("cpu", dtype), run("reference", dtype), run("reference", torch.float64), strict=True):
         assert_as_true_as_reference(a, r, t)

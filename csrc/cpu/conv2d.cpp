@@ -109,6 +109,8 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   if (covers(g, x.sizes().slice(2), weight.sizes().slice(2)) && size[0] * size[1] == 1) {
     const Tensor a = x.contiguous().view({n, -1}), b = weight.contiguous().view({c, -1}).t();
     y = (bias.has_value() ? at::addmm(*bias, a, b) : at::mm(a, b)).view({n, c, 1, 1});
+  } else if (g.stride != Pair{1, 1} && gk::conv::product_pays(x, weight.sizes(), n, size, g, format)) {
+    y = gk::conv::product(x, weight, bias, g, size);
   } else if (gk::conv::direct_pays(x, weight, g, size, false, format)) {
     y = gk::conv::direct(x.contiguous(), weight, bias, g, size, false);
   } else {
@@ -141,6 +143,8 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
   if (covers(g, size, weight.sizes().slice(2)) && x.size(2) * x.size(3) == 1) {
     y = at::mm(x.contiguous().view({n, -1}), weight.contiguous().view({x.size(1), -1})).view({n, c, size[0], size[1]});
     if (bias.has_value()) y += bias->view({-1, 1, 1});
+  } else if (g.stride != Pair{1, 1} && gk::conv::product_pays(x, weight.sizes(), n, x.sizes().slice(2), g, format)) {
+    y = gk::conv::product_transpose(x, weight, bias, g, size);
   } else if (gk::conv::direct_pays(x, weight, g, size, true, format)) {
     y = gk::conv::direct(x.contiguous(), weight, bias, g, size, true);
   } else {
@@ -172,6 +176,8 @@ Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef str
     return at::mm(small.contiguous().view({n, c}).t(), large.contiguous().view({n, -1}))
         .view({c, i, kernel[0], kernel[1]})
         .contiguous(format);
+  if (gk::conv::product_pays(small, {c, i, kernel[0], kernel[1]}, n, area, g, format))
+    return gk::conv::product_weight_grad(small, large, g, kernel);
   // An output_padding of a stride or more leaves rows of `large` that `small` could have but has not: those are zero.
   const Pair full{natural(g, 0, large.size(2), kernel[0]), natural(g, 1, large.size(3), kernel[1])};
   const Tensor whole = full == area ? small : at::constant_pad_nd(small, {0, full[1] - area[1], 0, full[0] - area[0]});

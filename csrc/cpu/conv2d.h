@@ -27,4 +27,14 @@ bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& 
 at::Tensor direct(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const Geometry& g, at::IntArrayRef size, bool transposed);
 
+// Whether one matrix product over patches is the fastest way, for all three parts of the form; and each of them.
+bool product_pays(const at::Tensor& any, at::IntArrayRef weight, int64_t n, at::IntArrayRef small, const Geometry& g,
+                  at::MemoryFormat format);
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                   const Geometry& g, at::IntArrayRef size);
+at::Tensor product_transpose(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                             const Geometry& g, at::IntArrayRef size);
+at::Tensor product_weight_grad(const at::Tensor& small, const at::Tensor& large, const Geometry& g,
+                               at::IntArrayRef kernel);
+
 }  // namespace gk::conv

@@ -229,7 +229,6 @@ bool direct_pays(const at::Tensor& x, const at::Tensor& weight, const Geometry& 
   if (transposed && strided) return in_channels <= 256 || columns >= 32;
   if (g.groups > 1) return true;
   if (transposed) return fewer <= 32;
-  if (weight.size(2) * weight.size(3) == 1) return false;
   return strided ? in_channels <= 16 || columns >= 128 : fewer <= 32;
 }
 

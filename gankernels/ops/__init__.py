@@ -1,5 +1,10 @@
-"""The operators. Each is the fastest kernel that runs on its tensors, differentiable, with a readable reference."""
+"""The operators. Each is the fastest kernel that runs on its tensors, differentiable, with a readable reference.
 
+They take torch tensors, and NumPy or CuPy arrays through DLPack: the kind of ``x`` is the kind of the result
+(``_arrays.accept``).
+"""
+
+from gankernels.ops import _arrays
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
@@ -16,3 +21,9 @@ __all__ = [
     "upfirdn2d",
     "upsample2d",
 ]
+
+_WRITES = {"batch_norm_act": {"written": ("running_mean", "running_var"), "when": "training"}}
+
+for _name in __all__:
+    if _name != "setup_filter":  # takes arrays as what they hold, like nested lists, and makes a tensor
+        globals()[_name] = _arrays.accept(globals()[_name], **_WRITES.get(_name, {}))

@@ -12,7 +12,8 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def tensor(op: str, name: str, t: object) -> None:
     if not isinstance(t, Tensor):
-        raise ValueError(f"{op}: {name} is {type(t).__name__}, expected a torch.Tensor")
+        hint = "; arrays are taken where x is one" if hasattr(t, "__dlpack__") else ""
+        raise ValueError(f"{op}: {name} is {type(t).__name__}, expected a torch.Tensor{hint}")
 
 
 def floating(op: str, name: str, t: Tensor) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from gankernels import _backend, _pruning
 from gankernels.ops import _check
-from gankernels.ops.bias_act import ACTIVATIONS, resolve
+from gankernels.ops.bias_act import ACTIVATIONS, resolve, resolved
+
+_plain = _backend.plain_call("batch_norm_act")
 
 
 def batch_norm_act(
@@ -48,6 +50,11 @@ def batch_norm_act(
 
     Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
+    if _backend.plain_calls() and type(act) is str:
+        alpha_, gain_, _ = resolved("batch_norm_act", act, alpha, 1.0 if gain is None else gain, None)
+        y = _plain(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha_, gain_)
+        if y is not NotImplemented:
+            return y
     _check.floating("batch_norm_act", "x", x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm_act: x has shape {list(x.shape)}, expected [N, C, ...]")

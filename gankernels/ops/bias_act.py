@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,10 @@ def bias_act(
 
     The epilogue of StyleGAN2's layers (Karras et al. 2020, arXiv 1912.04958).
     """
+    if _backend.plain_calls() and type(act) is str:
+        y = _plain(x, bias, dim, act, *resolved("bias_act", act, alpha, gain, clamp))
+        if y is not NotImplemented:
+            return y
     _check.floating("bias_act", "x", x)
     if not isinstance(dim, int) or not -x.ndim <= dim < x.ndim:
         raise ValueError(f"bias_act: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
@@ -86,6 +91,10 @@ def resolve(
     if clamp < 0:
         raise ValueError(f"{op}: clamp is {clamp}, expected 0 or more, or None for no clamp")
     return alpha, gain, clamp
+
+
+_plain = _backend.plain_call("bias_act")
+resolved = lru_cache(1024, typed=True)(resolve)  # typed: True is no number, 1 is
 
 
 def reference(x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:

@@ -17,6 +17,9 @@ from gankernels.ops import _check, conv2d_op  # noqa: F401  registers the compil
 
 Pair = int | Sequence[int]
 
+_plain_conv2d = _backend.plain_call("conv2d")
+_plain_conv_transpose2d = _backend.plain_call("conv_transpose2d")
+
 
 def conv2d(
     x: Tensor,
@@ -43,6 +46,10 @@ def conv2d(
         computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
     """
+    if _backend.plain_calls():
+        y = _plain_conv2d(x, weight, bias, stride, padding, dilation, groups)
+        if y is not NotImplemented:
+            return y
     op = "conv2d"
     x, weight, bias = _operands(op, x, weight, bias)
     stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
@@ -88,6 +95,10 @@ def conv_transpose2d(
         for is not computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
     """
+    if _backend.plain_calls():
+        y = _plain_conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+        if y is not NotImplemented:
+            return y
     op = "conv_transpose2d"
     x, weight, bias = _operands(op, x, weight, bias)
     stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, upfirdn2d_op
+from gankernels.ops import _arrays, _check, upfirdn2d_op
 
 Pair = int | Sequence[int]
 """One number for both axes, or ``[x, y]``."""
@@ -84,7 +84,7 @@ def setup_filter(
         ``separable=True`` with a 2-D filter; for a negative ``gain`` with a separable one (no real filter does that on
         both axes: give ``upfirdn2d`` the gain).
     """
-    taps = torch.as_tensor(1.0 if f is None else f)
+    taps = torch.as_tensor(1.0 if f is None else _arrays.as_tensor("setup_filter", "f", f))
     if taps.is_complex() or taps.dtype == torch.bool:
         raise ValueError(f"setup_filter: f has dtype {taps.dtype}, expected real numbers")
     taps = taps.to(torch.float64)
