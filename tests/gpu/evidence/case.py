@@ -26,3 +26,8 @@ class Case:
     registers: int = 64  # most a thread on NVIDIA
     occupancy: float = 0.5  # least share of a multiprocessor's threads
     dot: bool = False  # a 16-bit dot, which must use tensor cores
+    sums: tuple[str, ...] = ()  # parts of the names of kernels that write nothing but sums
+
+    def stores(self, kernel):
+        """Whether a kernel writes a tensor, which takes 128-bit stores."""
+        return not any(part in kernel for part in self.sums)
