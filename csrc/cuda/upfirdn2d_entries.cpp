@@ -1,5 +1,4 @@
 // upfirdn2d's entries: which kernel, its tiles and its launch.
-#include "upfirdn2d.h"
 #include "upfirdn2d_params.h"
 
 namespace gk {
@@ -86,7 +85,7 @@ FirTileParams tile_params(const FirCall& c, const FirKind& kind, i64 across, i64
   p.h = tile_axis(c.h, kind, across);
   p.v = tile_axis(c.v, kind, rows);
   p.flip = static_cast<i32>(c.flip), p.float_filter = static_cast<i32>(c.float_filter);
-  p.staged_at = -1;
+  p.exact = p.h.shift + p.v.shift == 0 && p.h.taps == kind.most && p.v.taps == kind.most;
   return p;
 }
 
@@ -102,7 +101,15 @@ void set_rows(FirTileParams& p, i64 groups, i64 R, i64 pace, i64 planes) {
   p.by_groups = SmallDivider::of(p.by_plane_groups.by * planes);
 }
 
-i64 weights_bytes(const FirKind& kind) { return (kind.separable ? 2 * kind.most : kind.most * kind.most) * 4; }
+// Places where the rows are, the filter and `raw_rows` rows of the tile; the bytes they take.
+i64 place_tile(FirTileParams& p, const FirKind& kind, i64 pace, i64 raw_rows) {
+  p.weights_at = static_cast<i32>(round_up((pace * p.by_groups.by + p.rows * p.tile_planes) * 8, 16));
+  p.raw_at = p.weights_at + static_cast<i32>((kind.separable ? 2 * kind.most : kind.most * kind.most) * 4);
+  p.sums_at = p.raw_at + static_cast<i32>(raw_rows * p.packs * 16);
+  for (i64 n = 0; n < p.v.window && n < kFirRows; ++n)
+    p.row_offset[n] = static_cast<i32>((n % pace * p.by_groups.by + n / pace) * p.packs * 16);
+  return p.sums_at;
+}
 
 const char* launch_tiles(const Launcher* launcher, FirTileParams& p, const FirCall& c, const FirKind& kind,
                          const char* kernel, i64 columns, i64 shared) {
@@ -123,17 +130,13 @@ i64 budget(const FirKind& kind) { return kind.most > 4 ? 47 * 1024 : 32 * 1024; 
 i64 plan_rows(FirTileParams& p, const FirKind& kind, i64 pack, i64 pace) {
   const i64 deal = pack * kind.down / kind.up;  // planes
   p.pitch = static_cast<i32>(p.packs * pack / deal);
-  const i64 slots = kind.separable ? p.rows * p.tile_planes : pace * p.by_groups.by;
+  const i64 slots_in = pace * p.by_groups.by, slots = kind.separable ? p.rows * p.tile_planes : slots_in;
   i64 stride = round_up(slots * p.pitch, 4);
   const i64 turns = deal / pack;  // packs that go to planes of their own: their banks must differ
   if (turns > 1)
     while (pack * stride % kLines != kLines / turns) ++stride;
   p.stride = static_cast<i32>(stride);
-  i64 at = weights_bytes(kind);
-  p.raw_at = static_cast<i32>(at);
-  if (kind.separable) at += pace * p.by_groups.by * p.packs * 16;
-  p.sums_at = static_cast<i32>(at);
-  at += deal * stride * 4;
+  i64 at = place_tile(p, kind, pace, kind.separable ? slots_in : 0) + deal * stride * 4;
   if (!p.wide_out) {
     p.staged_at = static_cast<i32>(at);
     at += static_cast<i64>(p.rows) * p.tile_planes * p.lanes * 16;
@@ -142,7 +145,9 @@ i64 plan_rows(FirTileParams& p, const FirKind& kind, i64 pack, i64 pace) {
 }
 
 const char* run_rows(const Launcher* launcher, const FirCall& c, const FirKind& kind) {
-  const i64 pack = 16 / type_bytes(c.dtype), R = kind.separable ? 4 : 2, pace = R * kind.down / kind.up;
+  const i64 pack = 16 / type_bytes(c.dtype);
+  const i64 R = fir_rows_at_once(static_cast<int>(pack), static_cast<int>(kind.up), kind.separable);
+  const i64 pace = R * kind.down / kind.up;
   const i64 deal = pack * kind.down / kind.up;
   FirTileParams p = tile_params(c, kind, pack, R);
   p.wide_in = aligned(c.x, 16) && c.h.in % pack == 0;
@@ -150,13 +155,13 @@ const char* run_rows(const Launcher* launcher, const FirCall& c, const FirKind& 
   const i64 packs_out = ceil_div(c.h.out, pack), most = kLines / kind.down;
   p.lanes = static_cast<i32>(packs_out < most ? power_of_two(packs_out) : most);
   p.lanes_shift = log2_of(p.lanes);
-  const bool whole = packs_out <= p.lanes;  // a tile has whole rows: else it begins and ends at 32 bytes
-  const i64 align = whole ? pack : 2 * pack, lead = p.h.first - floor_div(p.h.first, align) * align;
+  const bool slim = packs_out < 8;  // wider tiles begin and end at sectors of 32 bytes
+  const i64 align = slim ? pack : 2 * pack, lead = p.h.first - floor_div(p.h.first, align) * align;
   p.h.first -= static_cast<i32>(lead);
   p.h.step = static_cast<i32>(p.lanes * deal);
   const i64 turns = deal > pack ? deal / pack : 1;
   const i64 packs = ceil_div(lead + (p.lanes - 1) * deal + p.h.window, pack);
-  p.packs = static_cast<i32>(round_up(packs, whole || turns > 2 ? turns : 2));
+  p.packs = static_cast<i32>(round_up(packs, slim || turns > 2 ? turns : 2));
   p.by_packs = SmallDivider::of(p.packs);
   p.tiles_c = Divider::of(1);
   i64 groups = 1, planes = 1;
@@ -169,7 +174,8 @@ const char* run_rows(const Launcher* launcher, const FirCall& c, const FirKind& 
   set_rows(p, groups, R, pace, planes);
   const i64 shared = plan_rows(p, kind, pack, pace);
   p.by_width = SmallDivider::of(p.lanes == kLines ? kLines : p.pitch);
-  for (i64 n = 0; n < p.h.window; ++n) p.offset[n] = static_cast<i32>((lead + n) % deal * p.stride + (lead + n) / deal);
+  for (i64 n = 0; n < p.h.window; ++n)
+    p.offset[n] = static_cast<i32>(((lead + n) % deal * p.stride + (lead + n) / deal) * 4);
   return launch_tiles(launcher, p, c, kind, "upfirdn2d_rows", p.lanes * pack, shared);
 }
 
@@ -179,19 +185,18 @@ i64 plan_pixels(FirTileParams& p, const FirKind& kind, i64 pack, i64 pace) {
   p.packs = static_cast<i32>((p.in_columns | 1) * p.lanes);  // odd: rows that a warp reads at once differ in banks
   p.by_packs = SmallDivider::of(p.packs);
   p.stride = p.rows * p.packs;
-  i64 at = weights_bytes(kind);
-  p.raw_at = static_cast<i32>(at);
-  at += pace * p.by_groups.by * p.packs * 16;
-  p.sums_at = static_cast<i32>(at);
+  i64 at = place_tile(p, kind, pace, pace * p.by_groups.by);
   if (kind.separable) at += static_cast<i64>(p.stride) * pack * 4;
   return at;
 }
 
 const char* run_pixels(const Launcher* launcher, const FirCall& c, const FirKind& kind) {
-  const i64 pack = 16 / type_bytes(c.dtype), R = kind.up > 2 ? 4 : 2, pace = R * kind.down / kind.up;
+  const i64 pack = 16 / type_bytes(c.dtype), R = fir_pixels_at_once(static_cast<int>(kind.up));
+  const i64 pace = R * kind.down / kind.up;
   FirTileParams p = tile_params(c, kind, R, R);
   p.channels = c.channels / pack;
-  i64 groups = 1, columns = 1, lanes = power_of_two(p.channels < 4 ? p.channels : 4);
+  const i64 sectors = kind.most > 4 ? 1 : 2;  // of a pixel in a tile: few where halos are wide
+  i64 groups = 1, columns = 1, lanes = power_of_two(p.channels < 2 * sectors ? p.channels : 2 * sectors);
   const auto fits = [&](i64 g, i64 w, i64 l) {
     p.lanes = static_cast<i32>(l);
     p.lanes_shift = log2_of(l);

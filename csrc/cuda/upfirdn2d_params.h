@@ -1,12 +1,20 @@
 // upfirdn2d on the GPU: what the host plans and the kernels read, and the list of instantiations.
 #pragma once
 #include "divider.h"
+#include "upfirdn2d.h"
 
 namespace gk {
 
 constexpr int kFirThreads = 256;
-constexpr int kFirWindow = 52;  // most samples that a thread of upfirdn2d_rows filters across
+constexpr int kFirWindow = 52;  // most samples that a thread filters across
+constexpr int kFirRows = 36;    // most samples that one filters down
 constexpr int kFirTaps = 16;    // taps whose gradients a block sums
+
+// Rows of y of which a thread has a pack in sums at once; a multiple of up. Of upfirdn2d_rows and upfirdn2d_pixels.
+GK_HD constexpr int fir_rows_at_once(int pack, int up, bool separable) {
+  return up > 2 || (separable && pack == 4) ? 4 : 2;
+}
+GK_HD constexpr int fir_pixels_at_once(int up) { return up > 2 ? 4 : 2; }
 
 // n / by for n and by below 2^16.
 struct SmallDivider {
@@ -33,7 +41,7 @@ struct FirTileAxis {
 };
 
 // upfirdn2d_rows sees NCHW as planes of rows, cut in 16-byte packs; upfirdn2d_pixels sees NHWC as images of pixels of
-// `channels` packs. Rows of a tile are kept so that rows Q apart, which neighbouring threads read, are neighbours too.
+// `channels` packs.
 struct FirTileParams {
   const void *x, *f, *fy;  // fy null where f is [KH, KW]
   void* y;
@@ -42,18 +50,21 @@ struct FirTileParams {
   Divider tiles_x, tiles_y, tiles_c;  // of the grid, the first innermost
   FirTileAxis h, v;
   i32 flip, float_filter;  // float_filter: the filter is float32, whatever x is
+  i32 exact;               // both axes have the most taps that the kernel is for, and no shift
   i32 wide_in, wide_out;   // rows: 16-byte accesses of x, of y are possible
   i32 lanes, lanes_shift;  // rows: packs of output across; pixels: packs of channels
-  i32 rows, groups_shift,
-      plane_groups_shift;   // output rows of a plane; log2 of groups of rows: of the tile, of a plane
-  i32 in_rows, in_columns;  // of a plane of the tile; in_columns: pixels
   i32 tile_planes;
-  i32 packs, pitch, stride;  // of a row of the tile; rows: pitch and stride as in offset
-  SmallDivider by_packs, by_groups, by_plane_groups, by_width;
-  i32 column_groups;               // pixels: groups of outputs across
-  i32 raw_at, sums_at, staged_at;  // in shared memory; negative for none
-  // rows: sample n of the window of lane t is at offset[n] + t of a row, `pitch` a row: samples are dealt out to planes
-  // `stride` apart in turn, so that neighbouring lanes read neighbours.
+  i32 rows, in_rows;                           // of y and of x in a plane of the tile
+  i32 groups_shift, plane_groups_shift;        // log2 of groups of rows of y: of the tile, of a plane
+  SmallDivider by_groups, by_plane_groups;     // such groups of x, beyond which the last one's window reaches
+  i32 in_columns, column_groups;               // pixels: of x, and groups of pixels of y
+  i32 packs;                                   // of a row of the tile
+  i32 pitch, stride;                           // rows: see offset; pixels: stride between halves of sums
+  SmallDivider by_packs, by_width;             // by_width: threads that a row of y takes
+  i32 weights_at, raw_at, sums_at, staged_at;  // bytes in shared memory, behind where the rows are
+  i32 row_offset[kFirRows];                    // bytes from row 0 of a group's window in the tile to row n
+  // Rows: sample n of the window of lane t is offset[n] bytes behind number t of a row of sums, `pitch` numbers a row:
+  // samples are dealt out to planes `stride` apart in turn, so that neighbouring lanes read neighbours.
   i32 offset[kFirWindow];
 };
 
