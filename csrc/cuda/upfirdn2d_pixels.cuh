@@ -4,6 +4,15 @@
 
 namespace gk {
 
+// 16 bytes in one access; left to itself the compiler reads some in parts, whose banks collide.
+__device__ __forceinline__ uint4 load_shared(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(static_cast<u32>(__cvta_generic_to_shared(from))));
+  return v;
+}
+
 // What a block of upfirdn2d_pixels has in shared memory, and the sums over it. A thread makes a pack of R neighbouring
 // pixels of one row, or of R rows where the filter is not separable.
 template <typename T, int U, int D, int K, bool Separable>
@@ -97,16 +106,21 @@ struct FirPixels {
         for (int n = 0; n < kSamples; ++n) {
           if (!rows.reads(n)) continue;
           const uint4* from = first + ((n % Q) * p.by_groups.by + n / Q) * p.packs;
+          float w[R][K];
+#pragma unroll
+          for (int g = 0; g < R; ++g) {
+            const int t = U * n - g * D;
+#pragma unroll
+            for (int i = 0; i < K; ++i) w[g][i] = rows.has(t) ? weights[t * K + i] : 0.f;
+          }
 #pragma unroll
           for (int m = 0; m < kSamples; ++m) {
             if (!support.reads(m)) continue;
             float x[V];
-            widen_pack<T>(from[m << p.lanes_shift], x);
+            widen_pack<T>(load_shared(from + (m << p.lanes_shift)), x);
 #pragma unroll
-            for (int g = 0; g < R; ++g) {
-              const int t = U * n - g * D;
-              if (rows.has(t)) add_sample<U, D>(m, x, weights + t * K, support, sums[g]);
-            }
+            for (int g = 0; g < R; ++g)
+              if (rows.has(U * n - g * D)) add_sample<U, D>(m, x, w[g], support, sums[g]);
           }
         }
 #pragma unroll
