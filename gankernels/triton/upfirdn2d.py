@@ -91,9 +91,9 @@ def _add_row(
     return totals
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["zero", "pad_x"])
 def _fir(
-    x_ptr, f_ptr, fy_ptr, out_ptr, rows, columns, height, width, out_height, out_width, groups, pad_x, first_y,
+    x_ptr, f_ptr, fy_ptr, out_ptr, rows, columns, height, width, out_height, out_width, groups, pad_x, first_y, zero,
     gain: tl.float64,
     UX: tl.constexpr, UY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr,
     SHIFT: tl.constexpr, SEPARABLE: tl.constexpr, FLIP: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr,
@@ -116,9 +116,16 @@ def _fir(
         ox = column[None, :]
         offset = 0
         step = 1
+        # Loads of neighbouring taps are not aligned together: with stores that may not be either, a warp has a whole line of
+        # columns, a number a thread, instead of four lines' worth in packs that it could only load in parts.
+        out_ptr += zero
     plane = (line_of // groups)[:, None]
     group = (line_of % groups)[:, None]
-    tap_x, first_x = _axis(ox, pad_x, UX, DX)
+    if UX == 1:  # one phase: weights are single numbers
+        tap_x: tl.constexpr = 0
+        first_x = ox * DX - pad_x
+    else:
+        tap_x, first_x = _axis(ox, pad_x, UX, DX)
     top = group * (GROUP * DY // UY) + first_y
     NX: tl.constexpr = (KW + UX - 1) // UX
     N: tl.constexpr = ((GROUP - 1) * DY + SHIFT + KH - 1) // UY + 1
@@ -203,10 +210,10 @@ def upfirdn2d(
     samples = ((group - 1) * down[1] + shift + kh - 1) // up[1] + 1
     _fir[(triton.cdiv(rows, tall), triton.cdiv(columns, wide))](
         x, f, fy.contiguous() if separable else f, out, rows, columns, height, width, out_height, out_width, groups,
-        padding[0], -padding[2] // up[1], gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh, SHIFT=shift,
-        SEPARABLE=separable, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128, GROUP=group,
-        HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=samples * taps_x <= _UNROLLED,
-        ROWS=tall, COLUMNS=wide, num_warps=4,
+        padding[0], -padding[2] // up[1], 0, gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh,
+        SHIFT=shift, SEPARABLE=separable, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128,
+        GROUP=group, HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=samples * taps_x <= _UNROLLED,
+        ROWS=tall, COLUMNS=wide, num_warps=_TILE * x.element_size() // 512 if last else 4,  # last: 16 bytes a thread
     )  # fmt: skip
     return out
 

@@ -20,6 +20,8 @@ class Case:
     launches: int
     requested: float = 1.05  # most bytes asked for, over the floor
     unique: float = 1.05  # most bytes touched, over the floor
+    sectors: float = 1.01  # most sectors of requests, over the fewest for their bytes
+    wide: bool = True  # loads and stores of 128 bits
     registers: int = 64  # most a thread on NVIDIA
     occupancy: float = 0.5  # least share of a multiprocessor's threads
     dot: bool = False  # a 16-bit dot, which must use tensor cores
