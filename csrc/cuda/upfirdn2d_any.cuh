@@ -91,7 +91,7 @@ __device__ __forceinline__ double sum_of_block(double value, double* shared) {
 
 // The products of g with the samples that kFirTaps taps meet, summed over a split of g.
 template <typename T, int V>
-__global__ void __launch_bounds__(kFirThreads) upfirdn2d_filter_grad(const __grid_constant__ FirFilterGradParams p) {
+__global__ void __launch_bounds__(kFirThreads, 2) upfirdn2d_filter_grad(const __grid_constant__ FirFilterGradParams p) {
   using acc_t = acc_of<T>;
   using Item = typename ItemOf<T, V>::type;
   __shared__ double shared[kFirThreads / 32];

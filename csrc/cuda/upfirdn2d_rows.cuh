@@ -150,7 +150,7 @@ struct FirRows {
         const float* first = planes + group_in(p, j) * p.pitch + lane;
         float sums[R][V];
         clear(sums);
-#pragma unroll(K == 4 ? 0xffff : 1)
+#pragma unroll(K == 4 && D == 1 ? 0xffff : 1)
         for (int n = 0; n < ((R - 1) * D + K - 1) / U + 1; ++n) {
           if (!support.reads(n)) continue;
           window.load(p, first + ((n % Q) * p.by_groups.by + n / Q) * p.pitch);

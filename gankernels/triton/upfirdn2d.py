@@ -116,8 +116,8 @@ def _fir(
         ox = column[None, :]
         offset = 0
         step = 1
-        # Loads of neighbouring taps are not aligned together: with stores that may not be either, a warp has a whole line of
-        # columns, a number a thread, instead of four lines' worth in packs that it could only load in parts.
+        # The loads of neighbouring taps are not aligned together. Where stores may not be either, a warp has a line of
+        # columns, a number a thread, instead of four lines in packs that it could only load in parts.
         out_ptr += zero
     plane = (line_of // groups)[:, None]
     group = (line_of % groups)[:, None]

@@ -55,8 +55,9 @@ def _limits(call, backend, layout, backward):
     if backend == "cuda":  # 12 taps take registers, and tiles whose halos need shared memory
         kept = dict(registers=80, occupancy=0.25) if long else dict(registers=64, occupancy=0.5)
         return dict(requested=(call.pixels if last else call.rows)[backward], **kept)
-    # In NCHW the taps of a pack are never aligned together: a number a lane, every second one where the pass goes down.
-    sectors = 1.01 if last else 1.2 if call.kwargs.get("up", 1) == 1 or not backward else 2.1
+    # In NCHW the taps of a pack are not aligned together: a number a lane, every second one where the pass goes down.
+    goes_down = backward and call.kwargs.get("up", 1) > 1
+    sectors = 1.01 if last else 2.1 if goes_down else 1.2
     return dict(requested=call.triton[backward], sectors=sectors, wide=last, registers=128, occupancy=0.25)
 
 
