@@ -9,6 +9,7 @@ then.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,15 +47,35 @@ emulated: set[str] = set()
 
 _forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
 _operators: dict[str, dict[str, Callable]] = {}
+compounds: set[str] = set()
+"""The operators that are made of others and have no kernels of their own."""
+_on_torch: set[str] = set()
 _warned: set[str] = set()
 
 
-def register(op: str, **kernels: Callable) -> None:
-    """Declare the backends of operator `op`, one callable each; all take the same arguments."""
+def register(op: str, *, cuda_is_torch: bool = False, **kernels: Callable) -> None:
+    """Declare the backends of operator `op`, one callable each; all take the same arguments.
+
+    `cuda_is_torch`: its kernels on CUDA tensors are PyTorch's, under our derivatives: no CUDA build of ours is needed.
+    """
     unknown = set(kernels) - set(NAMES)
     if unknown or "reference" not in kernels:
         raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
     _operators[op] = kernels
+    if cuda_is_torch:
+        _on_torch.add(op)
+
+
+def cuda_is_torch(op: str) -> bool:
+    """Whether the cuda backend of `op` runs PyTorch's own kernels."""
+    return op in _on_torch
+
+
+def register_compound(op: str, run: Callable, *parts: str) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+    compounds.add(op)
+    common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
+    register(op, reference=run, **{name: functools.partial(run) for name in common})
 
 
 def operators() -> dict[str, tuple[str, ...]]:
@@ -107,7 +128,7 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
         return triton_error
     if name != "triton" and native_error:
         return native_error
-    if name == "cuda" and not cuda_built and _nvrtc.missing:
+    if name == "cuda" and op not in _on_torch and not cuda_built and _nvrtc.missing:
         return (
             "gankernels._C was built without CUDA: reinstall it where nvcc is (GANKERNELS_CUDA=1), or have the kernels "
             f"compiled when they first run ({_nvrtc.INSTALL}; now: {_nvrtc.missing})"
@@ -132,6 +153,11 @@ def pick(op: str, x: torch.Tensor) -> Callable:
             "gankernels.backend('reference')"
         )
     return run
+
+
+def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:
+    """Whether `op` on `x` is the compiled CPU kernel: what is made of operators may then call its helpers."""
+    return x.device.type == "cpu" and _pick(op, x) is _operators[op].get("cpu")
 
 
 def _pick(op: str, x: torch.Tensor) -> Callable:

@@ -91,6 +91,8 @@ def report() -> str:
     lines += [f"({i + 1}) {reason}" for i, reason in enumerate(reasons)]
     if not torch.cuda.is_available():
         lines += ["", "Unproven here: the speed of GPU kernels, and their results on silicon (no GPU is visible)."]
+        if on_torch := [op for op, _ in rows if _backend.cuda_is_torch(op)]:
+            lines.append(f"{', '.join(on_torch)} on cuda are PyTorch's kernels (cuDNN): none of those has run here.")
         if not _backend.cuda_built and _nvrtc.missing is None:
             lines.append("Unproven here: CuPy's launch of CUDA kernels; what comes before it is tested without a GPU.")
     return "\n".join(lines)

@@ -12,15 +12,21 @@ from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
     "BatchNormAct2d",
     "BiasAct",
     "Conv2d",
     "ConvTranspose2d",
+    "EqualizedConv2d",
+    "EqualizedLinear",
     "Linear",
     "Linearization",
     "Maxout",
+    "ModulatedConv2d",
+    "NoiseInjection",
+    "StyledConv",
     "linearize",
     "pullback",
     "pushforward",

@@ -15,8 +15,7 @@ from gankernels import ops
 from gankernels.nn._linearize import Linearization, chain, total
 from gankernels.ops import _adjoints, upfirdn2d_op
 from gankernels.ops.conv2d import _pair
-from gankernels.ops.upfirdn2d import _padding, _taps
-from gankernels.ops.upfirdn2d import _pair as _factors
+from gankernels.ops.upfirdn2d import factors, filter_size, sides
 
 __all__ = [
     "Linearization",
@@ -132,12 +131,12 @@ def upfirdn2d(x, filter, *, up=1, down=1, padding=0, flip_filter=False, gain=1) 
 
 
 def _adjoint_padding(x, y, filter, up, down, padding) -> list[int]:
-    sides = _padding(padding)
-    taps = _taps(filter)[::-1]
-    ups, downs = _factors("up", up), _factors("down", down)
+    padded = sides("upfirdn2d", padding)
+    taps = filter_size(filter)[::-1]
+    ups, downs = factors("upfirdn2d", "up", up), factors("upfirdn2d", "down", down)
     out = []
     for axis, dim in ((0, 3), (1, 2)):  # horizontal first
-        a = (x.shape[dim], y.shape[dim], ups[axis], downs[axis], sides[2 * axis], taps[axis])
+        a = (x.shape[dim], y.shape[dim], ups[axis], downs[axis], padded[2 * axis], taps[axis])
         out += upfirdn2d_op.adjoint_padding(*a)
     return out
 

@@ -8,6 +8,9 @@ from gankernels.ops import _arrays
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
+from gankernels.ops.conv2d_resample import conv2d_resample
+from gankernels.ops.modulate_act import modulate_act
+from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
@@ -15,9 +18,13 @@ __all__ = [
     "batch_norm_act",
     "bias_act",
     "conv2d",
+    "conv2d_resample",
     "conv_transpose2d",
     "downsample2d",
     "filter2d",
+    "modulate_act",
+    "modulated_conv2d",
+    "modulated_conv2d_act",
     "norm_per_sample",
     "setup_filter",
     "sum_squares_per_sample",

@@ -46,6 +46,11 @@ def finite(op: str, name: str, value: float) -> float:
     return value * 1.0
 
 
+def constant(n: int) -> int:
+    """`n` as a number that torch.compile takes for a constant, where expressions in it would grow without end."""
+    return range(n).stop
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast gives operators on the device of `x`, or None where it is off."""
     kind = x.device.type
