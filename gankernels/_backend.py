@@ -49,16 +49,26 @@ _forced: str | None = None  # a plain global: torch.compile guards on it, which 
 _operators: dict[str, dict[str, Callable]] = {}
 compounds: set[str] = set()
 """The operators that are made of others and have no kernels of their own."""
-
+_on_torch: set[str] = set()
 _warned: set[str] = set()
 
 
-def register(op: str, **kernels: Callable) -> None:
-    """Declare the backends of operator `op`, one callable each; all take the same arguments."""
+def register(op: str, *, cuda_is_torch: bool = False, **kernels: Callable) -> None:
+    """Declare the backends of operator `op`, one callable each; all take the same arguments.
+
+    `cuda_is_torch`: its kernels on CUDA tensors are PyTorch's, under our derivatives: no CUDA build of ours is needed.
+    """
     unknown = set(kernels) - set(NAMES)
     if unknown or "reference" not in kernels:
         raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
     _operators[op] = kernels
+    if cuda_is_torch:
+        _on_torch.add(op)
+
+
+def cuda_is_torch(op: str) -> bool:
+    """Whether the cuda backend of `op` runs PyTorch's own kernels."""
+    return op in _on_torch
 
 
 def register_compound(op: str, run: Callable, *parts: str) -> None:
@@ -118,7 +128,7 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
         return triton_error
     if name != "triton" and native_error:
         return native_error
-    if name == "cuda" and not cuda_built and _nvrtc.missing:
+    if name == "cuda" and op not in _on_torch and not cuda_built and _nvrtc.missing:
         return (
             "gankernels._C was built without CUDA: reinstall it where nvcc is (GANKERNELS_CUDA=1), or have the kernels "
             f"compiled when they first run ({_nvrtc.INSTALL}; now: {_nvrtc.missing})"

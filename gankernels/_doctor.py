@@ -84,12 +84,15 @@ def report() -> str:
     rows = table()
     reasons = sorted({c for _, cells in rows for c in cells.values() if c not in ("usable", "no kernel", "no GPU")})
     marks = {reason: f"no ({i + 1})" for i, reason in enumerate(reasons)}
-    lines += ["", "operator          " + "".join(f"{name:<12}" for name in _backend.NAMES)]
+    width = 2 + max(len(op) for op, _ in rows)
+    lines += ["", f"{'operator':<{width}}" + "".join(f"{name:<12}" for name in _backend.NAMES)]
     for op, cells in rows:
-        lines.append(f"{op:<18}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
+        lines.append(f"{op:<{width}}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
     lines += [f"({i + 1}) {reason}" for i, reason in enumerate(reasons)]
     if not torch.cuda.is_available():
         lines += ["", "Unproven here: the speed of GPU kernels, and their results on silicon (no GPU is visible)."]
+        if on_torch := [op for op, _ in rows if _backend.cuda_is_torch(op)]:
+            lines.append(f"{', '.join(on_torch)} on cuda are PyTorch's kernels (cuDNN): none of those has run here.")
         if not _backend.cuda_built and _nvrtc.missing is None:
             lines.append("Unproven here: CuPy's launch of CUDA kernels; what comes before it is tested without a GPU.")
     return "\n".join(lines)

@@ -1,5 +1,13 @@
 """Layers: thin modules over `gankernels.ops`, named and built as PyTorch's are."""
 
+from gankernels.nn import _layer_rules  # noqa: F401  registers the layers' derivatives
+from gankernels.nn._linearize import (
+    Linearization,
+    linearize,
+    pullback,
+    pushforward,
+    register_linearization,
+)
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
@@ -14,8 +22,13 @@ __all__ = [
     "EqualizedConv2d",
     "EqualizedLinear",
     "Linear",
+    "Linearization",
     "Maxout",
     "ModulatedConv2d",
     "NoiseInjection",
     "StyledConv",
+    "linearize",
+    "pullback",
+    "pushforward",
+    "register_linearization",
 ]

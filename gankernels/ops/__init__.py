@@ -11,6 +11,7 @@ from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
+from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "modulate_act",
     "modulated_conv2d",
     "modulated_conv2d_act",
+    "norm_per_sample",
     "setup_filter",
+    "sum_squares_per_sample",
     "upfirdn2d",
     "upsample2d",
 ]

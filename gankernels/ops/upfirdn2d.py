@@ -227,5 +227,6 @@ _backend.register(
     "upfirdn2d",
     reference=reference,
     cpu=_backend.native("upfirdn2d"),
+    cuda=_backend.native("upfirdn2d"),
     triton=upfirdn2d_op.upfirdn2d,
 )
