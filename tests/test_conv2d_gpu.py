@@ -6,7 +6,7 @@ import pytest
 import test_conv2d
 import torch
 from gpu import nvrtc
-from gpu.battery import OnGpu, emulated
+from gpu.battery import OnGpuInPart, emulated
 from gpu.fixtures import accepting, redirected
 from op_tests import Calls, assert_as_true_as_reference
 
@@ -18,9 +18,8 @@ from gankernels.triton import conv2d_tiles
 LAST, PLAIN = torch.channels_last, torch.contiguous_format
 
 
-class ConvolutionOnGpu(OnGpu):
-    """The battery on few calls, others for each dtype: each is several kernels to compile and to execute. cuda is not
-    emulated: it is PyTorch's operators, on the CPU."""
+class ConvolutionOnGpu(OnGpuInPart):
+    """cuda is not emulated: it is PyTorch's operators, on the CPU."""
 
     layout_of = ("x", "weight")
 
@@ -29,17 +28,11 @@ class ConvolutionOnGpu(OnGpu):
         name, cc = request.param
         if name == "cuda" and (reason := nvrtc.missing() or _backend.native_error):
             pytest.skip(reason)
-        values = request.node.name.startswith("test_values")
-        if cc == 90 and not values and not request.node.name.startswith("test_second"):
-            pytest.skip("the emulated code for sm_90 is that for sm_80: values and derivatives suffice")
-        values = values and cc == 80
-        self.most = 9 if name == "cuda" else 2 if values else 1
+        self.select(request.node.name, cc)
+        if name == "cuda":
+            self.most = 9
         with emulated(name, cc) as self.log:
             yield name
-
-    def on(self, backend, dtype):
-        start = (torch.float32, torch.bfloat16, torch.float16, torch.float64).index(dtype)
-        return super().on(backend, dtype)[start % 3 :: 3][: self.most]
 
 
 class TestConv2dOnGpu(ConvolutionOnGpu, test_conv2d.TestConv2d):

@@ -45,8 +45,12 @@ class OnGpu:
             pytest.skip(reason)
         if name not in _backend.operators()[self.name]:
             pytest.fail(f"{self.name} has no {name} kernel; leave it out of gpu_backends")
+        self.select(request.node.name, cc)
         with emulated(name, cc) as self.log:
             yield name
+
+    def select(self, test: str, cc: int) -> None:
+        """What of the battery this test runs on this target; all of it."""
 
     def second_derivatives(self, sample: Sample) -> dict[str, torch.Tensor]:
         """Derivatives of <v, gradients of <w, y>> by every tensor and by w, for random v and w."""
@@ -94,3 +98,17 @@ class OnGpu:
     test_unusable_backend_raises_with_the_reason = None
     test_bad_input = None
     test_documented = None
+
+
+class OnGpuInPart(OnGpu):
+    """The battery on few calls, others for each dtype, where each is several kernels to compile and to execute."""
+
+    def select(self, test, cc):
+        values = test.startswith("test_values")
+        if cc == 90 and not values and not test.startswith("test_second"):
+            pytest.skip("the emulated code for sm_90 is that for sm_80: values and derivatives suffice")
+        self.most = 2 if values and cc == 80 else 1
+
+    def on(self, backend, dtype):
+        start = (torch.float32, torch.bfloat16, torch.float16, torch.float64).index(dtype)
+        return super().on(backend, dtype)[start % 3 :: 3][: self.most]
