@@ -45,9 +45,17 @@ class OnGpu:
             pytest.skip(reason)
         if name not in _backend.operators()[self.name]:
             pytest.fail(f"{self.name} has no {name} kernel; leave it out of gpu_backends")
+        if name == "cuda":
+            self.needs_kernels()
         self.select(request.node.name, cc)
         with emulated(name, cc) as self.log:
             yield name
+
+    def needs_kernels(self) -> None:
+        """Each of the operator's overloads has a CUDA kernel: one without would run its CPU kernel, and pass."""
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        without = [name for name in self.overloads if not has(f"gankernels_native::{name}", "CUDA")]
+        assert not without, f"no CUDA kernel is registered for {without}"
 
     def select(self, test: str, cc: int) -> None:
         """What of the battery this test runs on this target; all of it."""
