@@ -42,10 +42,11 @@ def test_published_numbers(path, backend):
     op = spec.get("op")
     if not hasattr(ops, str(op)):
         pytest.skip(f"{op or spec.get('family')} is not built yet")
-    inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in ("x", "b", "w", "f") if k in d}
-    leaves = [t for t in inputs.values() if t.requires_grad]
+    order = ("x", "fu", "fd", "b") if op == "filtered_lrelu" else [k for k in ("x", "b", "w", "f") if k in d]
+    inputs = [torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") if k in d else None for k in order]
+    leaves = [t for t in inputs if t is not None and t.requires_grad]
     with gankernels.backend(backend):
-        y = getattr(ops, op)(*inputs.values(), **spec["kwargs"])
+        y = getattr(ops, op)(*inputs, **spec["kwargs"])
         gy = torch.from_numpy(d["gy"].copy()).requires_grad_()
         first = torch.autograd.grad(y, leaves, gy, create_graph=True)
         total = sum(g.square().sum() for g in first)

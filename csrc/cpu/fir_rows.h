@@ -139,6 +139,7 @@ struct RowCache {
   int64_t inner, low, begin, end, high, slots, step, length;
   A *rows, *room;
   int64_t* held;
+  const A* bias = nullptr;  // [inner], added inside the image
 
   void start(int64_t low_, int64_t high_, int64_t size) {
     low = low_, high = high_;
@@ -158,6 +159,9 @@ struct RowCache {
     A* after = whole + (end - low) * inner;
     std::fill(whole, inside, A(0));
     gather_row(plane + row * s.h + begin * s.w, s.w, s.c, end - begin, inner, inside);
+    if (bias != nullptr)
+      for (A* pixel = inside; pixel < after; pixel += inner)
+        for (int64_t c = 0; c < inner; ++c) pixel[c] += bias[c];
     std::fill(after, whole + (high - low) * inner, A(0));
     if (step > 1) split_row(whole, high - low, inner, step, out, part());
     return out;

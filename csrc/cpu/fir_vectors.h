@@ -47,15 +47,15 @@ struct FirVector {
   }
 };
 
-// W vectors of sum_t c[t] * p[t][at..]; T taps where known when compiled, else `taps`.
+// W vectors, `step` numbers apart, of sum_t c[t] * p[t][at..]; T taps where known when compiled, else `taps`.
 template <int T, int W, class A>
-inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p,
-                        int64_t at) {
+inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p, int64_t at,
+                        int64_t step = FirVector<A>::lanes) {
   using V = FirVector<A>;
   const int64_t n = T ? T : taps;
-  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + at + w * V::lanes);
+  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + at + w * step);
   for (int64_t t = 1; t < n; ++t)
-    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + at + w * V::lanes);
+    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + at + w * step);
 }
 
 template <int T, class A>

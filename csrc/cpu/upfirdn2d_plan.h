@@ -48,23 +48,25 @@ struct Strides {
 // A tensor as planes of rows of pixels of `block` numbers that are filtered alike: all channels of a channels_last
 // tensor, some channels of a contiguous one whose rows are too short to fill vectors, else one.
 struct FirView {
+  static constexpr int64_t kShortRow = 16, kFewChannels = 8, kBlock = 64;
   int64_t channels, block, blocks, planes;
 
-  FirView(const at::Tensor& x, bool channels_last, int64_t widest, bool same_rate) : channels(x.size(1)) {
-    constexpr int64_t kShortRow = 16, kFewChannels = 8, kBlock = 64;
-    block = 1;
-    if (channels_last && (channels >= kFewChannels || same_rate)) block = channels;
-    if (!channels_last && widest <= kShortRow && channels > 3) block = std::min(channels, kBlock);
-    block = std::max<int64_t>(block, 1);
-    blocks = (channels + block - 1) / block;
-    planes = x.size(0) * blocks;
-  }
+  FirView(const at::Tensor& x, bool channels_last, int64_t widest, bool same_rate)
+      : FirView(x, channels_last ? (x.size(1) >= kFewChannels || same_rate ? x.size(1) : 1)
+                                 : (x.size(1) > 3 && widest <= kShortRow ? kBlock : 1)) {}
+
+  FirView(const at::Tensor& x, int64_t most)
+      : channels(x.size(1)),
+        block(std::max<int64_t>(1, std::min(channels, most))),
+        blocks((channels + block - 1) / block),
+        planes(x.size(0) * blocks) {}
   int64_t offset(int64_t plane, const Strides& s) const { return plane / blocks * s.n + plane % blocks * block * s.c; }
-  int64_t width(int64_t plane) const { return std::min(block, channels - plane % blocks * block); }
+  int64_t channel(int64_t plane) const { return plane % blocks * block; }  // the first of a plane
+  int64_t width(int64_t plane) const { return std::min(block, channels - channel(plane)); }
 };
 
 template <class F>
-void with_fir_dtype(at::ScalarType type, F f) {
+void with_fir_dtype(at::ScalarType type, F f, const char* op = "upfirdn2d") {
   switch (type) {
     case at::kDouble:
       return f(double(), double());
@@ -75,8 +77,18 @@ void with_fir_dtype(at::ScalarType type, F f) {
     case at::kHalf:
       return f(c10::Half(), float());
     default:
-      TORCH_CHECK(false, "upfirdn2d: x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
+      TORCH_CHECK(false, op, ": x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
   }
+}
+
+inline FirAxis fir_axis(const char* op, int64_t in, int64_t taps, int64_t up, int64_t down, int64_t pad0,
+                        int64_t pad1) {
+  TORCH_CHECK(up > 0 && down > 0 && taps > 0, op, ": up ", up, ", down ", down, ", taps ", taps,
+              ", expected 1 or more each");
+  const int64_t room = in * up + pad0 + pad1 - taps;
+  TORCH_CHECK(room >= 0, op, ": the output would be empty, for ", in, " samples, up ", up, ", padding ", pad0, " and ",
+              pad1, ", and ", taps, " taps");
+  return {in, room / down + 1, taps, up, down, pad0};
 }
 
 // The axes of a call, after its checks: {x, y}. `taps` are [KH, KW].
@@ -87,16 +99,9 @@ inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, 
   TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4 && taps.size() == 2,
               "upfirdn2d: expected factors [x, y], padding [x0, x1, y0, y1] and taps [KH, KW]");
   std::vector<FirAxis> axes;
-  for (int i = 0; i < 2; ++i) {
-    FirAxis a{x.size(3 - i), 0, taps[1 - i], up[i], down[i], padding[2 * i]};
-    TORCH_CHECK(a.up > 0 && a.down > 0 && a.taps > 0, "upfirdn2d: up ", up, ", down ", down, ", taps ", taps,
-                ", expected 1 or more each");
-    const int64_t room = a.in * a.up + a.pad0 + padding[2 * i + 1] - a.taps;
-    TORCH_CHECK(room >= 0, "upfirdn2d: the output would be empty, for x ", x.sizes(), ", up ", up, ", padding ",
-                padding, " and taps ", taps);
-    a.out = room / a.down + 1;
-    axes.push_back(a);
-  }
+  for (int i = 0; i < 2; ++i)
+    axes.push_back(
+        fir_axis("upfirdn2d", x.size(3 - i), taps[1 - i], up[i], down[i], padding[2 * i], padding[2 * i + 1]));
   return axes;
 }
 

@@ -1,0 +1,84 @@
+"""filtered_lrelu at StyleGAN3's shapes, beside the best composition in plain PyTorch: depthwise separable convolutions.
+
+The work that cannot be avoided is the polyphase sums along each axis: `flops` counts them, two a tap.
+"""
+
+import torch
+import torch.nn.functional as F
+from bench_tools import Case, bench, compiled, ours, parametrize
+
+from gankernels.ops import filtered_lrelu, setup_filter
+
+GAIN, SLOPE = 2**0.5, 0.2
+
+
+def taps(n):
+    return setup_filter(torch.signal.windows.kaiser(n, beta=5.0, sym=True), separable=True)
+
+
+def plain(fu, fd, up, down, padding, clamp):
+    """The same in PyTorch, axis by axis on [N C, 1, H, W], which runs faster than depthwise on [N, C, H, W]."""
+    p0, p1 = padding
+
+    def run(x, b):
+        n, c, h, w = x.shape
+        y = (x + b.view(1, -1, 1, 1)).view(n * c, 1, h, w)
+        low, high = len(fu) - 1 - p0, len(fu) - up - p1  # what the full result has beyond the asked-for
+        y = F.conv_transpose2d(y, (fu * up).view(1, 1, 1, -1), stride=(1, up))[..., low : -high if high else None]
+        y = F.conv_transpose2d(y, (fu * up).view(1, 1, -1, 1), stride=(up, 1))[..., low : -high if high else None, :]
+        y = F.leaky_relu(y, SLOPE) * GAIN
+        if clamp is not None:
+            y = y.clamp(-clamp, clamp)
+        y = F.conv2d(y, fd.flip(0).view(1, 1, -1, 1), stride=(down, 1))
+        y = F.conv2d(y, fd.flip(0).view(1, 1, 1, -1), stride=(1, down))
+        return y.view(n, c, *y.shape[2:])
+
+    return run
+
+
+def flops(shape, ku, kd, up, down, padding):
+    """Of the polyphase form: across before up and down after down, so that each axis is filtered at its lower rate."""
+    n, c, h, w = shape
+    uh, uw = (size * up + sum(padding) - ku + 1 for size in (h, w))
+    oh, ow = ((size - kd + down) // down for size in (uh, uw))
+    sums = (h * uw + uh * uw) * ku / up + (oh * uw + oh * ow) * kd
+    return int(2 * n * c * sums)
+
+
+def case(label, shape, ku, kd, up, down, clamp=None):
+    total = ku + kd - 2 + up - 1  # centred: the output of size in * up / down
+    padding = (total - total // 2, total // 2)
+    fu, fd = taps(ku), taps(kd)
+    kwargs = dict(up=up, down=down, padding=[*padding, *padding], gain=GAIN, slope=SLOPE, clamp=clamp)
+
+    def run(x, b):
+        return filtered_lrelu(x, fu, fd, b, **kwargs)
+
+    def make():
+        torch.manual_seed(0)
+        return [torch.randn(shape), torch.randn(shape[1])]
+
+    torchs = plain(fu, fd, up, down, padding, clamp)
+    out = run(*make())
+    torch.testing.assert_close(torchs(*make()), out, rtol=1e-4, atol=1e-4)
+    providers = {"eager": torchs, "compiled": compiled(torchs), "cpu": ours("cpu", run)}
+    return Case(
+        f"filtered_lrelu {label} {list(shape)}",
+        make,
+        providers,
+        bytes=4 * (make()[0].numel() + out.numel()),
+        flops=flops(shape, ku, kd, up, down, padding),
+    )
+
+
+CASES = [
+    case("up 2 down 2 12 taps", (2, 32, 128, 128), 12, 12, 2, 2),
+    case("up 2 down 2 12 taps clamp", (2, 128, 52, 52), 12, 12, 2, 2, clamp=256.0),
+    case("up 4 down 2 24, 12 taps", (2, 128, 36, 36), 24, 12, 4, 2, clamp=256.0),
+    case("up 4 down 4 24 taps", (2, 32, 84, 84), 24, 24, 4, 4),
+]
+
+
+@parametrize(CASES)
+def test_filtered_lrelu(benchmark, case, provider, order):
+    bench(benchmark, case, provider, order)
