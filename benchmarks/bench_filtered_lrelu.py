@@ -23,9 +23,9 @@ def plain(fu, fd, up, down, padding, clamp):
     def run(x, b):
         n, c, h, w = x.shape
         y = (x + b.view(1, -1, 1, 1)).view(n * c, 1, h, w)
-        low, high = len(fu) - 1 - p0, len(fu) - up - p1  # what the full result has beyond the asked-for
-        y = F.conv_transpose2d(y, (fu * up).view(1, 1, 1, -1), stride=(1, up))[..., low : -high if high else None]
-        y = F.conv_transpose2d(y, (fu * up).view(1, 1, -1, 1), stride=(up, 1))[..., low : -high if high else None, :]
+        low, high = p0 - len(fu) + 1, p1 + up - len(fu)  # what the asked-for has beyond the full result
+        y = F.pad(F.conv_transpose2d(y, (fu * up).view(1, 1, 1, -1), stride=(1, up)), (low, high))
+        y = F.pad(F.conv_transpose2d(y, (fu * up).view(1, 1, -1, 1), stride=(up, 1)), (0, 0, low, high))
         y = F.leaky_relu(y, SLOPE) * GAIN
         if clamp is not None:
             y = y.clamp(-clamp, clamp)
@@ -46,7 +46,7 @@ def flops(shape, ku, kd, up, down, padding):
 
 
 def case(label, shape, ku, kd, up, down, clamp=None):
-    total = ku + kd - 2 + up - 1  # centred: the output of size in * up / down
+    total = ku + kd - 1 - down  # for an output of in * up / down samples
     padding = (total - total // 2, total // 2)
     fu, fd = taps(ku), taps(kd)
     kwargs = dict(up=up, down=down, padding=[*padding, *padding], gain=GAIN, slope=SLOPE, clamp=clamp)

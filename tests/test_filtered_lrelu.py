@@ -1,7 +1,5 @@
 """filtered_lrelu against explicit loops and against its composition in float64, to every order of derivative."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -49,7 +47,9 @@ class TestFilteredLrelu(OpTests):
         fu, fd, kwargs = filters("12 taps, clamp")
         fixed = {"fu": fu, "fd": fd}
         yield Sample({"x": numbers(0, 3, 5, 4), "bias": numbers(3)}, kwargs, fixed, keep=("fu", "fd"))
-        yield Sample({"x": numbers(1, 9, 1, 1), "bias": numbers(9)}, {**kwargs, "padding": 12}, fixed, keep=("fu", "fd"))
+        yield Sample(
+            {"x": numbers(1, 9, 1, 1), "bias": numbers(9)}, {**kwargs, "padding": 12}, fixed, keep=("fu", "fd")
+        )
 
     def bad(self):
         x, f = torch.ones(1, 2, 8, 8), torch.ones(4)
@@ -99,7 +99,7 @@ def forced(request):
         yield request.param
 
 
-def looped(x, fu, fd, bias, up, down, padding, gain=math.sqrt(2), slope=0.2, clamp=None, flip_filter=False):
+def looped(x, fu, fd, bias, up, down, padding, gain=2**0.5, slope=0.2, clamp=None, flip_filter=False):
     """The definition, its resamplings by the loops over samples and taps of test_upfirdn2d."""
     one = torch.ones(1, 1)
     fu, fd = (one if f is None else f for f in (fu, fd))
@@ -119,10 +119,7 @@ def test_values(forced, name, dtype):
         y = ops.filtered_lrelu(x, fu, fd, b, **kwargs)
         assert y.dtype == dtype
         expected = looped(x, fu, fd, b, **{"up": 1, "down": 1, "padding": 0, **kwargs})
-        if forced == "cpu" or dtype in (torch.float64, torch.float32):  # the reference rounds the upsampled image
-            close(y, expected, dtype)
-        else:
-            assert (y.double() - expected).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()
+        close(y, expected, dtype)
 
 
 def derivatives(x, fu, fd, b, kwargs):
@@ -136,7 +133,7 @@ def derivatives(x, fu, fd, b, kwargs):
     return [t.detach() for t in (y, *first, second, third)]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_arguments(data):
     whole = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
@@ -161,9 +158,6 @@ def test_any_arguments(data):
         found = derivatives(x, fu, fd, b, kwargs)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * max(1, theirs.abs().max().item()))
-    assert found[0].is_contiguous(memory_format=torch.channels_last) or not x.is_contiguous(
-        memory_format=torch.channels_last
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -171,7 +165,9 @@ def test_any_arguments(data):
 def test_gradients_in_other_layouts(forced, dtype, layout):
     for name in CASES:
         fu, fd, kwargs = filters(name)
-        shape = (2, 3, 9, 70) if layout == "few channels_last" else (2, 70, 9, 6) if "short" in layout else (2, 21, 9, 19)
+        shape = (
+            (2, 3, 9, 70) if layout == "few channels_last" else (2, 70, 9, 6) if "short" in layout else (2, 21, 9, 19)
+        )
         x, b = numbers(*shape, dtype=dtype), numbers(shape[1], seed=2, dtype=dtype)
         if "channels_last" in layout:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -186,10 +182,7 @@ def test_gradients_in_other_layouts(forced, dtype, layout):
         found = torch.autograd.grad(ops.filtered_lrelu(leaves[0], fu, fd, leaves[1], **kwargs), leaves, g)
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.dtype == dtype
-            if forced == "cpu":
-                assert (ours.double() - theirs).abs().max() <= 2e-5 * theirs.abs().max() + torch.finfo(
-                    dtype
-                ).eps * theirs.abs().max()
+            assert (ours.double() - theirs).abs().max() <= (2e-5 + torch.finfo(dtype).eps) * theirs.abs().max()
 
 
 class Largest(TorchDispatchMode):
@@ -244,7 +237,10 @@ def test_two_bits_are_all_that_is_kept():
 def test_threads_and_pieces_of_a_plane_agree():
     """One plane, cut in pieces for the threads: the pieces' borders show nowhere."""
     f = numbers(12, seed=1, dtype=torch.float32)
-    x, b = numbers(1, 1, 200, 40, dtype=torch.float32).requires_grad_(), numbers(1, dtype=torch.float32).requires_grad_()
+    x, b = (
+        numbers(1, 1, 200, 40, dtype=torch.float32).requires_grad_(),
+        numbers(1, dtype=torch.float32).requires_grad_(),
+    )
     n, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):

@@ -101,10 +101,11 @@ def reference(
     clamp: float,
 ) -> Tensor:
     """The definition. `fuy` and `fdy` are the vertical taps of a separable filter, None where it is [KH, KW]."""
-    x = bias_act(x, bias, 1, "linear", 0.0, 1.0, -1.0)
-    x = upfirdn2d(x, fu, fuy, up, [1, 1], padding, flip, up[0] * up[1])
-    x = bias_act(x, None, 1, "lrelu", slope, gain, clamp)
-    return upfirdn2d(x, fd, fdy, [1, 1], down, [0, 0, 0, 0], flip, 1)
+    acc = torch.promote_types(x.dtype, torch.float32)  # for all of it: there is no rounded image in between
+    y = bias_act(x.to(acc), None if bias is None else bias.to(acc), 1, "linear", 0.0, 1.0, -1.0)
+    y = upfirdn2d(y, fu, fuy, up, [1, 1], padding, flip, up[0] * up[1])
+    y = bias_act(y, None, 1, "lrelu", slope, gain, clamp)
+    return upfirdn2d(y, fd, fdy, [1, 1], down, [0, 0, 0, 0], flip, 1).to(x.dtype)
 
 
 def _filter(name: str, x: Tensor, f: Tensor | None) -> Tensor:

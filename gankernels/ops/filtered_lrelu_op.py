@@ -1,8 +1,8 @@
 """filtered_lrelu below its public function: fakes and vmap rules of the compiled operators.
 
 filtered_lrelu_signs also gives the two bits of each sample of the upsampled image, uint8 [N, C, UH, ceil(UW / 4)],
-whose order within a row is the kernels' own. filtered_lrelu_linear upsamples x + bias, multiplies by the slopes that the
-bits tell, and downsamples: the derivative, of any order; it can give the result, its sums per channel, or both.
+whose order within a row is the kernels' own. filtered_lrelu_linear upsamples x + bias, multiplies by the slopes that
+the bits tell, and downsamples: the derivative, of any order; it can give the result, its sums per channel, or both.
 """
 
 from __future__ import annotations
