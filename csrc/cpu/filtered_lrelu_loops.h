@@ -3,7 +3,7 @@
 
 // out[i] = activation of sum_t c[t] * p[t][i], for n numbers: with their signs written to `bits`, or, where these are
 // read, that sum times the slope they tell. Up to kSignGroup numbers beyond the n are read of p and written to out.
-template <Signs S, int T, class A>
+template <Signs S, bool Bounded, int T, class A>
 void activate_of(A* out, uint8_t* bits, int64_t n, int64_t taps, const A* c, const A* const* p, const Slopes<A>& s) {
   using V = FirVector<A>;
   using Real = typename V::type;
@@ -33,10 +33,13 @@ void activate_of(A* out, uint8_t* bits, int64_t n, int64_t taps, const A* c, con
         } else {
           const Whole positive = u[j] > Real{};
           v = u[j] * (positive ? above : below);
-          const Whole over = v > high, under = v < low;
-          v = over ? high : v;
-          v = under ? low : v;
-          if constexpr (S == Signs::write) code |= ((~positive & kBelow) | ((over | under) & kClamped)) << (2 * j);
+          Whole bits = ~positive & kBelow;
+          if constexpr (Bounded) {
+            bits |= ((v > high) | (v < low)) & kClamped;
+            v = v > high ? high : v;
+            v = v < low ? low : v;
+          }
+          if constexpr (S == Signs::write) code |= bits << (2 * j);
         }
         V::store(out + group + k + j * quarter, v);
       }
@@ -51,9 +54,12 @@ void activate_of(A* out, uint8_t* bits, int64_t n, int64_t taps, const A* c, con
 template <int T, class A>
 void activate_taps(Signs signs, A* out, uint8_t* bits, int64_t n, int64_t taps, const A* c, const A* const* p,
                    const Slopes<A>& s) {
-  if (signs == Signs::none) return activate_of<Signs::none, T>(out, bits, n, taps, c, p, s);
-  if (signs == Signs::write) return activate_of<Signs::write, T>(out, bits, n, taps, c, p, s);
-  return activate_of<Signs::read, T>(out, bits, n, taps, c, p, s);
+  const auto run = [&](auto f) { f(out, bits, n, taps, c, p, s); };
+  const bool bounded = s.bound < INFINITY;
+  if (signs == Signs::read) return run(activate_of<Signs::read, false, T, A>);
+  if (signs == Signs::write)
+    return bounded ? run(activate_of<Signs::write, true, T, A>) : run(activate_of<Signs::write, false, T, A>);
+  bounded ? run(activate_of<Signs::none, true, T, A>) : run(activate_of<Signs::none, false, T, A>);
 }
 
 template <class A>
@@ -70,6 +76,15 @@ void activate(Signs signs, A* out, uint8_t* bits, int64_t n, int64_t taps, const
       return activate_taps<6>(signs, out, bits, n, taps, c, p, s);
     default:
       return activate_taps<0>(signs, out, bits, n, taps, c, p, s);
+  }
+}
+
+// f(t, slot of row w.first + t in a ring of `slots`) for the rows of a window.
+template <class F>
+inline void each_slot(const FirWindow& w, int64_t slots, F f) {
+  for (int64_t t = 0, slot = w.first % slots; t < w.count; ++t) {
+    f(t, slot);
+    if (++slot == slots) slot = 0;
   }
 }
 
@@ -111,8 +126,8 @@ struct Upsampled {
     if (fir.separable) across.point(&only, 1);
   }
 
-  const A* widened(int64_t row) {
-    const int64_t slot = row % fir.v.most;
+  // Row `row` of x, which is kept in `slot`, row % fir.v.most.
+  const A* widened(int64_t row, int64_t slot) {
     A* out = scratch.wide + slot * scratch.wide_length;
     if (scratch.held_wide[slot] == row) return out;
     scratch.held_wide[slot] = row;
@@ -132,7 +147,7 @@ struct Upsampled {
     } else if (fir.separable) {
       count = w.count;
       taps = fir.coef_y(w.phase) + w.skipped;
-      for (int64_t t = 0; t < count; ++t) rows[t] = widened(w.first + t);
+      each_slot(w, fir.v.most, [&](int64_t t, int64_t slot) { rows[t] = widened(w.first + t, slot); });
     } else {
       for (int64_t t = 0; t < w.count; ++t) rows[t] = cache.get(w.first + t);
       const auto coef = [&](int64_t p) { return fir.coef(w.phase, p) + w.skipped * fir.h.phases[p].count; };
@@ -172,8 +187,7 @@ void filtered_rows(const FilteredJob<T, A>& job, int64_t plane, int64_t begin, i
   std::fill(scratch.middle, scratch.middle + fir.v.most * scratch.middle_length, A(0));
   std::fill(scratch.held_middle, scratch.held_middle + fir.v.most, int64_t(-1));
   const int64_t before = std::max<int64_t>(0, -fir.h.low) * inner, from = before + fir.h.low * inner;
-  const auto middle = [&](int64_t row) {
-    const int64_t slot = row % fir.v.most;
+  const auto middle = [&](int64_t row, int64_t slot) {
     A* out = scratch.middle + slot * scratch.middle_length;
     if (scratch.held_middle[slot] != row) {
       const bool ours = kept <= row && row < kept_end;
@@ -189,7 +203,7 @@ void filtered_rows(const FilteredJob<T, A>& job, int64_t plane, int64_t begin, i
   for (int64_t o = begin; o < end; ++o) {
     const FirWindow w(fir.v, o);
     const A** rows = scratch.middle_pointers;
-    for (int64_t t = 0; t < w.count; ++t) rows[t] = middle(w.first + t);
+    each_slot(w, fir.v.most, [&](int64_t t, int64_t slot) { rows[t] = middle(w.first + t, slot); });
     A* out = direct ? reinterpret_cast<A*>(y + o * job.ys.h) : scratch.out;
     if (w.count == 0) {
       std::fill(out, out + n * inner, A(0));
