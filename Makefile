@@ -30,8 +30,8 @@ test-cuda-build:
 	$(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip install --quiet torch==2.14.1 numpy setuptools wheel ninja
 	GANKERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0+PTX" \
-		.venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
-	.venv-cuda/bin/python -c "from gankernels import _C; assert _C.build_info()['cuda'], _C.build_info(); print(_C.build_info())"
+		.venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .
+	cd .venv-cuda && bin/python -c "from gankernels import _C; assert _C.build_info()['cuda'], _C.build_info(); print(_C.build_info())"
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ def sample(shape, bias=True, dim=1, scale=2.0, **kwargs):
     x = x + 0.05 * x.sign()  # off the kinks, where finite differences mean nothing
     tensors = {"x": x}
     if bias:
-        tensors["bias"] = torch.zeros(shape[dim], dtype=torch.float64) + 0.01
+        tensors["bias"] = torch.linspace(-0.03, 0.04, shape[dim], dtype=torch.float64)  # another for each channel
     return Sample(tensors, {"dim": dim, **kwargs})
 
 

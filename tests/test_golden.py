@@ -42,11 +42,17 @@ def test_published_numbers(path, backend):
     op = spec.get("op")
     if not hasattr(ops, str(op)):
         pytest.skip(f"{op or spec.get('family')} is not built yet")
-    order = ("x", "fu", "fd", "b") if op == "filtered_lrelu" else [k for k in ("x", "b", "w", "f") if k in d]
-    inputs = [torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") if k in d else None for k in order]
-    leaves = [t for t in inputs if t is not None and t.requires_grad]
+    names = [k for k in ("x", "fu", "fd", "b", "w", "s", "f", "noise") if k in d]
+    inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in names}
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    by_name = {"modulated": ("f", "noise"), "filtered": ("fu", "fd")}.get(op.split("_")[0], ())
+    named = {k: inputs.pop(k) for k in by_name if k in inputs}
+    if op == "filtered_lrelu":
+        named["bias"] = inputs.pop("b")
+    if "f" in named:
+        named["resample_filter"] = named.pop("f")
     with gankernels.backend(backend):
-        y = getattr(ops, op)(*inputs, **spec["kwargs"])
+        y = getattr(ops, op)(*inputs.values(), **named, **spec["kwargs"])
         gy = torch.from_numpy(d["gy"].copy()).requires_grad_()
         first = torch.autograd.grad(y, leaves, gy, create_graph=True)
         total = sum(g.square().sum() for g in first)

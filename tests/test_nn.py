@@ -75,3 +75,16 @@ def test_padding_that_the_operators_do_not_have(layer):
 def test_norm_takes_images_only():
     with pytest.raises(ValueError, match="4D"):
         BatchNormAct2d(3)(torch.randn(2, 3))
+
+
+def test_output_size_of_a_transposed_convolution():
+    ours, theirs = ConvTranspose2d(3, 4, 4, (2, 3), 1), nn.ConvTranspose2d(3, 4, 4, (2, 3), 1)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 5, 4)
+    for size in ([10, 12], [11, 13], (2, 4, 10, 11)):
+        y = ours(x, output_size=size)
+        assert list(y.shape[2:]) == list(size[-2:])
+        torch.testing.assert_close(y, theirs(x, output_size=list(size[-2:])))
+    for size in ([12, 12], [9, 12], [10], (4, 10, 12)):
+        with pytest.raises(ValueError, match="ConvTranspose2d: output_size is"):
+            ours(x, output_size=size)

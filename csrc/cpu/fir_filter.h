@@ -49,12 +49,7 @@ inline void factor(FirFilter& f, int64_t kh, int64_t kw, double slack) {
 
 inline FirFilter read_filter(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy, bool flip,
                              const char* op = "upfirdn2d") {
-  for (const at::Tensor& t : {f, fy.value_or(f)})
-    TORCH_CHECK(t.device() == x.device() && (t.scalar_type() == x.scalar_type() || t.scalar_type() == at::kFloat), op,
-                ": the filter is ", t.scalar_type(), " on ", t.device(), ", expected float32 or ", x.scalar_type(),
-                " on ", x.device());
-  TORCH_CHECK(fy.has_value() ? f.dim() == 1 && fy->dim() == 1 : f.dim() == 2, op, ": the filter has shape ", f.sizes(),
-              ", expected [KH, KW], or [KW] with fy of [KH]");
+  check_fir_filter(x, f, fy, op);
   if (fy.has_value()) return {fir_numbers(f, flip), fir_numbers(*fy, flip), {}};
   FirFilter filter{{}, {}, fir_numbers(f, flip)};
   const bool twice = x.scalar_type() == at::kDouble;  // the residue may be what rounding the taps explains

@@ -1,4 +1,4 @@
-// What the CPU kernels of upfirdn2d and of its filter gradient share: checks, the phases of an axis, the view of a
+// What the CPU kernels of upfirdn2d and of its filter gradient share: the phases of an axis, the view of a
 // tensor as planes of rows, and the pieces of work.
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "upfirdn2d.h"
+#include "upfirdn2d_op.h"
 
 namespace gk {
 
@@ -79,30 +79,6 @@ void with_fir_dtype(at::ScalarType type, F f, const char* op = "upfirdn2d") {
     default:
       TORCH_CHECK(false, op, ": x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
   }
-}
-
-inline FirAxis fir_axis(const char* op, int64_t in, int64_t taps, int64_t up, int64_t down, int64_t pad0,
-                        int64_t pad1) {
-  TORCH_CHECK(up > 0 && down > 0 && taps > 0, op, ": up ", up, ", down ", down, ", taps ", taps,
-              ", expected 1 or more each");
-  const int64_t room = in * up + pad0 + pad1 - taps;
-  TORCH_CHECK(room >= 0, op, ": the output would be empty, for ", in, " samples, up ", up, ", padding ", pad0, " and ",
-              pad1, ", and ", taps, " taps");
-  return {in, room / down + 1, taps, up, down, pad0};
-}
-
-// The axes of a call, after its checks: {x, y}. `taps` are [KH, KW].
-inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, at::IntArrayRef up,
-                                     at::IntArrayRef down, at::IntArrayRef padding) {
-  TORCH_CHECK(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0, "upfirdn2d: x has shape ", x.sizes(),
-              ", expected [N, C, H, W] with H and W at least 1");
-  TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4 && taps.size() == 2,
-              "upfirdn2d: expected factors [x, y], padding [x0, x1, y0, y1] and taps [KH, KW]");
-  std::vector<FirAxis> axes;
-  for (int i = 0; i < 2; ++i)
-    axes.push_back(
-        fir_axis("upfirdn2d", x.size(3 - i), taps[1 - i], up[i], down[i], padding[2 * i], padding[2 * i + 1]));
-  return axes;
 }
 
 }  // namespace gk

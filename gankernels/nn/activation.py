@@ -50,9 +50,12 @@ class Maxout(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> [N, C / pieces, ...]."""
+        self.check(x)
+        return x.unflatten(1, (-1, self.pieces)).max(2).values
+
+    def check(self, x: Tensor) -> None:
         if x.shape[1] % self.pieces:
             raise ValueError(f"Maxout: x has {x.shape[1]} channels, expected a multiple of pieces = {self.pieces}")
-        return x.unflatten(1, (-1, self.pieces)).max(2).values
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"

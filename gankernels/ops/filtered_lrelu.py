@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, _fir, upfirdn2d_op
+from gankernels.ops import _check, upfirdn2d_op
 from gankernels.ops import filtered_lrelu_op as _rules  # noqa: F401  (registers fakes and vmap rules)
-from gankernels.ops._fir import Pair
 from gankernels.ops.bias_act import reference as bias_act
 from gankernels.ops.bias_act import resolve
+from gankernels.ops.upfirdn2d import Pair, checked_filter, factors, filter_size, sides
 from gankernels.ops.upfirdn2d import reference as upfirdn2d
 
 _OP = "filtered_lrelu"
@@ -58,16 +58,15 @@ def filtered_lrelu(
 
     Karras et al., "Alias-Free Generative Adversarial Networks", 2021.
     """
-    ux, uy = _fir.pair(_OP, "up", up)
-    dx, dy = _fir.pair(_OP, "down", down)
-    x0, x1, y0, y1 = _fir.padding(_OP, padding)
+    ux, uy = factors(_OP, "up", up)
+    dx, dy = factors(_OP, "down", down)
+    x0, x1, y0, y1 = sides(_OP, padding)
     slope, gain, clamp = resolve(_OP, "lrelu", _check.finite(_OP, "slope", slope), gain, clamp)
-    _fir.check_image(_OP, x)
+    fu, fd = _filter("fu", x, fu), _filter("fd", x, fd)
     if x.shape[1] == 0:
         raise ValueError(f"{_OP}: x has shape {list(x.shape)}, expected [N, C, H, W] with C at least 1")
-    fu, fd = _filter("fu", x, fu), _filter("fd", x, fd)
     bias = _checked_bias(x, bias)
-    (uh, uw), taps = _fir.taps(fu), _fir.taps(fd)
+    (uh, uw), taps = filter_size(fu), filter_size(fd)
     h = upfirdn2d_op.out_size(x.shape[2], uy, 1, y0, y1, uh)
     w = upfirdn2d_op.out_size(x.shape[3], ux, 1, x0, x1, uw)
     if h < 1 or w < 1:
@@ -102,14 +101,15 @@ def reference(
 ) -> Tensor:
     """The definition. `fuy` and `fdy` are the vertical taps of a separable filter, None where it is [KH, KW]."""
     acc = torch.promote_types(x.dtype, torch.float32)  # for all of it: there is no rounded image in between
-    y = bias_act(x.to(acc), None if bias is None else bias.to(acc), 1, "linear", 0.0, 1.0, -1.0)
-    y = upfirdn2d(y, fu, fuy, up, [1, 1], padding, flip, up[0] * up[1])
-    y = bias_act(y, None, 1, "lrelu", slope, gain, clamp)
-    return upfirdn2d(y, fd, fdy, [1, 1], down, [0, 0, 0, 0], flip, 1).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y = bias_act(x.to(acc), None if bias is None else bias.to(acc), 1, "linear", 0.0, 1.0, -1.0)
+        y = upfirdn2d(y, fu, fuy, up, [1, 1], padding, flip, up[0] * up[1])
+        y = bias_act(y, None, 1, "lrelu", slope, gain, clamp)
+        return upfirdn2d(y, fd, fdy, [1, 1], down, [0, 0, 0, 0], flip, 1).to(x.dtype)
 
 
 def _filter(name: str, x: Tensor, f: Tensor | None) -> Tensor:
-    f = _fir.checked_filter(_OP, name, x, f)
+    f = checked_filter(_OP, x, f, name)
     if f.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{_OP}: {name} requires a gradient, expected a fixed filter; detach it, or compose upfirdn2d and bias_act"

@@ -10,14 +10,13 @@ from __future__ import annotations
 import torch
 
 from gankernels import _backend
-from gankernels.ops import _fir
 from gankernels.ops._check import kept_format
 from gankernels.ops.upfirdn2d_op import fold, out_size
 
 
 def _sizes(x, f, fy, up, down, padding):
     """[H, W] after a resampling of [H, W] = `x`."""
-    taps = _fir.taps(f) if fy is None else (fy.shape[0], f.shape[0])
+    taps = (f.shape[0], f.shape[1]) if fy is None else (fy.shape[0], f.shape[0])
     return [
         out_size(x[i], up[1 - i], down[1 - i], padding[2 - 2 * i], padding[3 - 2 * i], taps[i]) for i in range(2)
     ]  # fmt: skip

@@ -1,0 +1,52 @@
+// What upfirdn2d's CPU and CUDA bindings check, and the axes of a call.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "upfirdn2d.h"
+
+namespace gk {
+
+inline FirAxis fir_axis(const char* op, int64_t in, int64_t taps, int64_t up, int64_t down, int64_t pad0,
+                        int64_t pad1) {
+  TORCH_CHECK(up > 0 && down > 0 && taps > 0, op, ": up ", up, ", down ", down, ", taps ", taps,
+              ", expected 1 or more each");
+  const int64_t room = in * up + pad0 + pad1 - taps;
+  TORCH_CHECK(room >= 0, op, ": the output would be empty, for ", in, " samples, up ", up, ", padding ", pad0, " and ",
+              pad1, ", and ", taps, " taps");
+  return {in, room / down + 1, taps, up, down, pad0};
+}
+
+// The axes of a call, after its checks: {x, y}. `taps` are [KH, KW].
+inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, at::IntArrayRef up,
+                                     at::IntArrayRef down, at::IntArrayRef padding) {
+  TORCH_CHECK(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0, "upfirdn2d: x has shape ", x.sizes(),
+              ", expected [N, C, H, W] with H and W at least 1");
+  TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4 && taps.size() == 2,
+              "upfirdn2d: expected factors [x, y], padding [x0, x1, y0, y1] and taps [KH, KW]");
+  std::vector<FirAxis> axes;
+  for (int i = 0; i < 2; ++i)
+    axes.push_back(
+        fir_axis("upfirdn2d", x.size(3 - i), taps[1 - i], up[i], down[i], padding[2 * i], padding[2 * i + 1]));
+  return axes;
+}
+
+inline void check_fir_filter(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy,
+                             const char* op = "upfirdn2d") {
+  for (const at::Tensor& t : {f, fy.value_or(f)})
+    TORCH_CHECK(t.device() == x.device() && (t.scalar_type() == x.scalar_type() || t.scalar_type() == at::kFloat), op,
+                ": the filter is ", t.scalar_type(), " on ", t.device(), ", expected float32 or ", x.scalar_type(),
+                " on ", x.device());
+  TORCH_CHECK(fy.has_value() ? f.dim() == 1 && fy->dim() == 1 : f.dim() == 2, op, ": the filter has shape ", f.sizes(),
+              ", expected [KH, KW], or [KW] with fy of [KH]");
+}
+
+inline void check_fir_cotangent(const at::Tensor& x, const at::Tensor& g, const std::vector<FirAxis>& axes) {
+  const std::vector<int64_t> expected{x.size(0), x.size(1), axes[1].out, axes[0].out};
+  TORCH_CHECK(g.sizes() == expected && g.scalar_type() == x.scalar_type() && g.device() == x.device(),
+              "upfirdn2d_filter_grad: g is ", g.scalar_type(), g.sizes(), ", expected ", x.scalar_type(), expected);
+}
+
+}  // namespace gk
