@@ -280,6 +280,20 @@ def test_not_numbers_spread_as_they_do_in_the_composition(forced):
         assert torch.equal(y.isnan(), ops.filtered_lrelu(x, f, f, up=2, down=2, padding=2, clamp=1.0).isnan())
 
 
+def test_batched_cotangents():
+    """vmap of the backward: for x alone the cotangents join the batch, for the bias each has sums of its own."""
+    f = numbers(4, seed=1)
+    x, b = numbers(2, 3, 6, 7).requires_grad_(), numbers(3, seed=2).requires_grad_()
+    with backend("cpu"):
+        y = ops.filtered_lrelu(x, f, f, b, up=2, down=2, padding=3)
+    gs = numbers(4, *y.shape, seed=3)
+    for leaves in ([x], [x, b], [b]):
+        batched = torch.autograd.grad(y, leaves, gs, is_grads_batched=True, retain_graph=True)
+        each = [torch.autograd.grad(y, leaves, g, retain_graph=True) for g in gs]
+        for ours, expected in zip(batched, zip(*each, strict=True), strict=True):
+            torch.testing.assert_close(ours, torch.stack(expected))
+
+
 def test_the_compiled_operators_refuse_a_filter_that_learns():
     if gankernels.why_not("cpu", "cpu"):
         pytest.skip(gankernels.why_not("cpu", "cpu"))

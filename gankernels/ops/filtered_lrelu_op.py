@@ -50,15 +50,19 @@ def _vmap_rule(op, folded):
     """Folds the mapped dimension of the tensors numbered `folded` into N; sample by sample where that cannot be."""
 
     def rule(info, in_dims, *args):
+        mapped = {i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and in_dims[i] is not None}
         apart = op is not _linear or not args[-1]  # a sum over N would join what is folded
-        if apart and all(d is None for i, d in enumerate(in_dims) if i not in folded):
+        if apart and mapped <= set(folded):
             args = [fold(info.batch_size, in_dims[i], a) if i in folded else a for i, a in enumerate(args)]
             out = op(*args)
             whole = out if isinstance(out, tuple) else (out,)
-            split = [t.unflatten(0, (info.batch_size, -1)) if t.ndim == 4 else _repeat(info, t) for t in whole]
+            split = [
+                t.unflatten(0, (info.batch_size, t.shape[0] // info.batch_size)) if t.ndim == 4 else _repeat(info, t)
+                for t in whole
+            ]
         else:
             each = [
-                op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+                op(*(a.select(in_dims[k], i) if k in mapped else a for k, a in enumerate(args)))
                 for i in range(info.batch_size)
             ]
             several = isinstance(each[0], tuple)
