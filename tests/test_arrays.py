@@ -45,6 +45,8 @@ CALLS = [
     ("filter2d", (X, TAPS), {}),
     ("upsample2d", (X, TAPS), {}),
     ("downsample2d", (X, TAPS), {}),
+    ("sum_squares_per_sample", (X,), {}),
+    ("norm_per_sample", (X,), {}),
 ]
 
 

@@ -13,6 +13,8 @@ from gankernels.nn import (
     BiasAct,
     Conv2d,
     ConvTranspose2d,
+    EqualizedConv2d,
+    EqualizedLinear,
     Linear,
     Maxout,
     linearize,
@@ -84,6 +86,11 @@ CASES = {
     "transpose-spare": lambda: ConvTranspose2d(4, 2, 3, 1, 0, output_padding=1, dilation=2),
     "linear": lambda: nn.Sequential(nn.Flatten(), Linear(60, 5, act="elu", gain=0.5), Linear(5, 2, bias=False)),
     "linear-4d": lambda: Linear(5, 2, act="tanh"),
+    "equalized-linear": lambda: nn.Sequential(
+        nn.Flatten(), EqualizedLinear(60, 5, act="lrelu", lr_multiplier=0.01), EqualizedLinear(5, 2, bias=False)
+    ),
+    "equalized-conv": lambda: EqualizedConv2d(4, 3, 3, act="lrelu", clamp=2.0),
+    "equalized-conv-bare": lambda: EqualizedConv2d(4, 3, 1, bias=False, act="swish"),
     "norm-train": lambda: BatchNormAct2d(4, act="lrelu", alpha=0.2),
     "norm-eval": lambda: BatchNormAct2d(4, act="softplus", gain=2.0).eval(),
     "norm-linear": lambda: BatchNormAct2d(4, gain=3.0),
@@ -213,6 +220,8 @@ def test_what_no_rule_describes_is_refused():
     hooked.forward = lambda x: x
     with pytest.raises(TypeError, match="Conv2d has a forward of its own"):
         linearize(hooked, x)
+    with pytest.raises(TypeError, match="rule without resampling only, and this one has up 1, down 2"):
+        linearize(EqualizedConv2d(3, 2, 3, down=2), x)
     with pytest.raises(TypeError, match="got a condition c"):
         linearize(Conv2d(3, 2, 1), x, torch.tensor([0]))
     with pytest.raises(ValueError, match="expected classes of"):

@@ -13,7 +13,7 @@ needs_native = pytest.mark.skipif(gankernels.why_not("cpu", "cpu") is not None, 
 
 def sample(x, weight, noise=None, f=None, bias=False, input_gain=None, **kwargs):
     draw = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
-    tensors = {"x": draw(*x), "weight": draw(*weight), "styles": draw(*x[:2])}
+    tensors = {"x": draw(*x), "weight": draw(*weight), "styles": 1 + draw(*x[:2]) / 2}
     if bias:
         tensors["bias"] = draw(weight[0])
     if noise is not None:
@@ -80,11 +80,11 @@ class TestModulatedConv2d(ModulatedTests):
     name = "modulated_conv2d"
 
     def samples(self):
-        yield sample((2, 4, 5, 4), (5, 4, 3, 3), noise=(2, 1, 5, 4), padding=1)
-        yield sample((2, 3, 3, 4), (2, 3, 3, 3), f=(4, 4), noise=(6, 8), up=2, padding=1, flip_weight=False)
-        yield sample((1, 3, 6, 5), (2, 3, 3, 3), f=(4,), down=2, padding=1)
+        yield sample((2, 3, 4, 3), (4, 3, 3, 3), noise=(2, 1, 4, 3), padding=1)
+        yield sample((2, 2, 2, 3), (2, 2, 3, 3), f=(4, 4), noise=(4, 6), up=2, padding=1, flip_weight=False)
+        yield sample((1, 2, 5, 4), (2, 2, 3, 3), f=(4,), down=2, padding=1)
         yield sample((2, 2, 3, 3), (3, 2, 1, 1), demodulate=False, noise=())
-        yield sample((3, 2, 3, 3), (4, 2, 3, 3), prenormalize=True, input_gain=(), padding=2)
+        yield sample((3, 2, 2, 3), (3, 2, 3, 3), prenormalize=True, padding=2)
         yield sample((2, 2, 3, 3), (2, 2, 1, 1), prenormalize=True, demodulate=False, input_gain=(2,))
         yield sample((2, 2, 3, 3), (2, 2, 2, 3), input_gain=(2, 2), padding=[1, 0, 2, 1])
         yield sample((1, 2, 1, 1), (2, 2, 1, 1))
@@ -106,8 +106,8 @@ class TestModulatedConv2dAct(ModulatedTests):
     name = "modulated_conv2d_act"
 
     def samples(self):
-        yield sample((2, 4, 5, 4), (5, 4, 3, 3), noise=(2, 1, 5, 4), bias=True, padding=1, act="lrelu")
-        yield sample((2, 3, 3, 4), (2, 3, 3, 3), f=(4, 4), bias=True, up=2, padding=1, act="swish", clamp=1.0)
+        yield sample((2, 3, 4, 3), (4, 3, 3, 3), noise=(2, 1, 4, 3), bias=True, padding=1, act="lrelu")
+        yield sample((2, 2, 2, 3), (2, 2, 3, 3), f=(4, 4), bias=True, up=2, padding=1, act="swish", clamp=1.0)
         yield sample((2, 2, 3, 3), (3, 2, 1, 1), bias=True, demodulate=False, clamp=2.0)
         yield sample((0, 2, 3, 3), (2, 2, 3, 3), bias=True, padding=1, act="relu", gain=0.5)
 
@@ -124,6 +124,21 @@ class TestModulatedConv2dAct(ModulatedTests):
         assert ("conv2d_weight_grad" in ran) == (wanted == "weight"), f"for {wanted} ran {ran}"
         assert ("conv_transpose2d" in ran) == (wanted in ("x", "styles")), f"for {wanted} ran {ran}"
         assert len(ran) <= 3
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_input_gain_may_be_a_number_or_a_scalar_tensor(backend):
+    if reason := gankernels.why_not(backend, "cpu"):
+        pytest.skip(reason)
+    s = sample((2, 3, 3, 4), (2, 3, 3, 3), input_gain=(), prenormalize=True, padding=2)
+    gain = s.tensors["input_gain"].requires_grad_()
+    with gankernels.backend(backend):
+        y = modulated_conv2d(**s.tensors, **s.kwargs)
+        number = modulated_conv2d(**{**s.tensors, "input_gain": gain.item()}, **s.kwargs)
+    expected = definition(**s.tensors, **s.kwargs)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(number, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(t.square().sum(), gain)[0] for t in (y, expected)))
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

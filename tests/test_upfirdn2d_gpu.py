@@ -96,7 +96,8 @@ def test_cuda_reads_x_once_and_writes_y_once(layout, taps, kwargs):
     assert launch.run.touched.unique_bytes() == (x.nbytes + f.nbytes, y.nbytes)
     counters = launch.counters
     assert counters["load_sectors"] <= 1.01 * counters["load_ideal_sectors"]
-    assert counters["store_sectors"] == counters["store_ideal_sectors"]
+    # Rows shorter than a warp: one warp in some ends in the middle of a sector.
+    assert counters["store_sectors"] <= 1.02 * counters["store_ideal_sectors"]
     assert counters["shared_wavefronts"] <= 1.1 * counters["shared_ideal_wavefronts"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.style import EqualizedConv2d, EqualizedLinear
 
 Result = tuple[Tensor, Linearization]
 
@@ -29,6 +32,27 @@ def _conv_transpose2d(m: ConvTranspose2d, x: Tensor) -> Result:
 def _linear(m: Linear, x: Tensor) -> Result:
     y, first = linearized.linear(x, m.weight)
     y, second = linearized.bias_act(y, m.bias, dim=y.ndim - 1, act=m.act, alpha=m.alpha, gain=m.gain)
+    return y, chain(first, second)
+
+
+@register_linearization(EqualizedLinear)
+def _equalized_linear(m: EqualizedLinear, x: Tensor) -> Result:
+    y, first = linearized.linear(x, m.weight.to(x.dtype) * (m.lr_multiplier / math.sqrt(m.in_features)))
+    bias = None if m.bias is None else m.bias.to(y.dtype) * m.lr_multiplier
+    y, second = linearized.bias_act(y, bias, dim=y.ndim - 1, act=m.act, alpha=m.alpha, gain=m.gain)
+    return y, chain(first, second)
+
+
+@register_linearization(EqualizedConv2d)
+def _equalized_conv2d(m: EqualizedConv2d, x: Tensor) -> Result:
+    if m.up != 1 or m.down != 1:
+        raise TypeError(
+            f"linearize: EqualizedConv2d has a rule without resampling only, and this one has up {m.up}, down {m.down};"
+            " take the penalty outside torch.compile with form='double_backward'"
+        )
+    y, first = linearized.conv2d(x, m.weight.to(x.dtype) * m.weight_gain, None, 1, m.padding)
+    bias = None if m.bias is None else m.bias.to(y.dtype)
+    y, second = linearized.bias_act(y, bias, act=m.act, alpha=m.alpha, gain=m.gain, clamp=m.clamp)
     return y, chain(first, second)
 
 

@@ -66,7 +66,7 @@ def _case(layer, call, dtype, layout):
     return Case(
         "triton", name, _prepare(layer, call, dtype, layout), floor, floor, 1,
         requested=1.01 * asked / floor, unique=1.05 + partial / floor, sectors=1.01 if last else 2.3,
-        wavefronts=1.1 if half else 2.1, registers=168 if half else 128, occupancy=0.12, dot=half, wide=last,
+        wavefronts=1.1 if half else 2.1, registers=168, occupancy=0.12, dot=half, wide=last,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def of_amd(text, shared):
     wide_loads, wide_stores = count(r"(global|buffer)_load_dwordx4"), count(r"(global|buffer)_store_dwordx4")
     return Facts(
         number("vgpr_count"), number("private_segment_fixed_size"),
-        number("vgpr_spill_count") + number("sgpr_spill_count"), shared,
+        number("vgpr_spill_count"), shared,  # scalar registers spill to lanes of vector ones; to memory, it is stack
         wide_loads, count(r"(global|buffer)_load") - wide_loads,
         wide_stores, count(r"(global|buffer)_store") - wide_stores, count(r"v_mfma"), len(ops),
     )  # fmt: skip
