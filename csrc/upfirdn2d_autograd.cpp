@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "upfirdn2d.h"
+#include "fir_adjoint.h"
 
 namespace gk {
 namespace {
@@ -64,9 +64,8 @@ Tensor adjoint(const Tensor& g, const Tensor& f, const optional<Tensor>& fy, con
   Settings back{s.down, s.up, {}, !s.flip, s.gain};
   for (int axis = 0; axis < 2; ++axis) {  // x, y
     const SymInt taps = axis == 0 ? f.sym_size(-1) : (fy.has_value() ? *fy : f).sym_size(0);
-    const SymInt &up = s.up[axis], &pad = s.padding[2 * axis];
-    back.padding.push_back(taps - 1 - pad);
-    back.padding.push_back(size[axis] * up - g.sym_size(3 - axis) * s.down[axis] + pad - up + 1);
+    push_adjoint_padding<SymInt>(back.padding, size[axis], g.sym_size(3 - axis), taps, s.up[axis], s.down[axis],
+                                 s.padding[2 * axis]);
   }
   return call_upfirdn2d(g, f, fy, back);
 }

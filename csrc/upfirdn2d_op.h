@@ -9,6 +9,16 @@
 
 namespace gk {
 
+inline FirAxis fir_axis(const char* op, int64_t in, int64_t taps, int64_t up, int64_t down, int64_t pad0,
+                        int64_t pad1) {
+  TORCH_CHECK(up > 0 && down > 0 && taps > 0, op, ": up ", up, ", down ", down, ", taps ", taps,
+              ", expected 1 or more each");
+  const int64_t room = in * up + pad0 + pad1 - taps;
+  TORCH_CHECK(room >= 0, op, ": the output would be empty, for ", in, " samples, up ", up, ", padding ", pad0, " and ",
+              pad1, ", and ", taps, " taps");
+  return {in, room / down + 1, taps, up, down, pad0};
+}
+
 // The axes of a call, after its checks: {x, y}. `taps` are [KH, KW].
 inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, at::IntArrayRef up,
                                      at::IntArrayRef down, at::IntArrayRef padding) {
@@ -17,26 +27,20 @@ inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, 
   TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4 && taps.size() == 2,
               "upfirdn2d: expected factors [x, y], padding [x0, x1, y0, y1] and taps [KH, KW]");
   std::vector<FirAxis> axes;
-  for (int i = 0; i < 2; ++i) {
-    FirAxis a{x.size(3 - i), 0, taps[1 - i], up[i], down[i], padding[2 * i]};
-    TORCH_CHECK(a.up > 0 && a.down > 0 && a.taps > 0, "upfirdn2d: up ", up, ", down ", down, ", taps ", taps,
-                ", expected 1 or more each");
-    const int64_t room = a.in * a.up + a.pad0 + padding[2 * i + 1] - a.taps;
-    TORCH_CHECK(room >= 0, "upfirdn2d: the output would be empty, for x ", x.sizes(), ", up ", up, ", padding ",
-                padding, " and taps ", taps);
-    a.out = room / a.down + 1;
-    axes.push_back(a);
-  }
+  for (int i = 0; i < 2; ++i)
+    axes.push_back(
+        fir_axis("upfirdn2d", x.size(3 - i), taps[1 - i], up[i], down[i], padding[2 * i], padding[2 * i + 1]));
   return axes;
 }
 
-inline void check_fir_filter(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy) {
+inline void check_fir_filter(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy,
+                             const char* op = "upfirdn2d") {
   for (const at::Tensor& t : {f, fy.value_or(f)})
-    TORCH_CHECK(t.device() == x.device() && (t.scalar_type() == x.scalar_type() || t.scalar_type() == at::kFloat),
-                "upfirdn2d: the filter is ", t.scalar_type(), " on ", t.device(), ", expected float32 or ",
-                x.scalar_type(), " on ", x.device());
-  TORCH_CHECK(fy.has_value() ? f.dim() == 1 && fy->dim() == 1 : f.dim() == 2, "upfirdn2d: the filter has shape ",
-              f.sizes(), ", expected [KH, KW], or [KW] with fy of [KH]");
+    TORCH_CHECK(t.device() == x.device() && (t.scalar_type() == x.scalar_type() || t.scalar_type() == at::kFloat), op,
+                ": the filter is ", t.scalar_type(), " on ", t.device(), ", expected float32 or ", x.scalar_type(),
+                " on ", x.device());
+  TORCH_CHECK(fy.has_value() ? f.dim() == 1 && fy->dim() == 1 : f.dim() == 2, op, ": the filter has shape ", f.sizes(),
+              ", expected [KH, KW], or [KW] with fy of [KH]");
 }
 
 inline void check_fir_cotangent(const at::Tensor& x, const at::Tensor& g, const std::vector<FirAxis>& axes) {

@@ -43,6 +43,17 @@ def _cases():
     yield "filter2d", lambda x: ops.filter2d(x, f), {"x": x}
     yield "upsample2d", lambda x: ops.upsample2d(x, f), {"x": x}
     yield "downsample2d", lambda x: ops.downsample2d(x, f), {"x": x}
+    f6 = _draw(6, seed=11).float()
+    for name, fd, kwargs in (
+        ("separable", f6, {"up": 2, "down": 2, "padding": [5, 4, 5, 6]}),
+        ("full", f2, {"up": 4, "down": 3, "padding": 4, "gain": 1.2, "slope": 0.1, "clamp": 0.8, "flip_filter": True}),
+        ("up", None, {"up": [2, 1], "padding": [3, 3, 4, 3], "slope": -0.5}),
+    ):
+        yield (
+            f"filtered_lrelu_{name}",
+            lambda x, b, fd=fd, kwargs=kwargs: ops.filtered_lrelu(x, f6, fd, b, **kwargs),
+            {"x": x, "b": _draw(3, seed=12)},
+        )
     w = _draw(4, 3, 3, 3, seed=5)
     yield "conv2d", lambda x, w: ops.conv2d(x, w, stride=2, padding=1), {"x": x, "w": w}
     yield (

@@ -42,10 +42,13 @@ def test_published_numbers(path, backend):
     op = spec.get("op")
     if not hasattr(ops, str(op)):
         pytest.skip(f"{op or spec.get('family')} is not built yet")
-    names = [k for k in ("x", "b", "w", "s", "f", "noise") if k in d]
+    names = [k for k in ("x", "fu", "fd", "b", "w", "s", "f", "noise") if k in d]
     inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in names}
     leaves = [t for t in inputs.values() if t.requires_grad]
-    named = {k: inputs.pop(k) for k in ("f", "noise") if op.startswith("modulated") and k in inputs}
+    by_name = {"modulated": ("f", "noise"), "filtered": ("fu", "fd")}.get(op.split("_")[0], ())
+    named = {k: inputs.pop(k) for k in by_name if k in inputs}
+    if op == "filtered_lrelu":
+        named["bias"] = inputs.pop("b")
     if "f" in named:
         named["resample_filter"] = named.pop("f")
     with gankernels.backend(backend):

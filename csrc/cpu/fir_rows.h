@@ -139,6 +139,7 @@ struct RowCache {
   int64_t inner, low, begin, end, high, slots, step, length;
   A *rows, *room;
   int64_t* held;
+  const A* bias = nullptr;  // [inner], added inside the image
 
   void start(int64_t low_, int64_t high_, int64_t size) {
     low = low_, high = high_;
@@ -149,6 +150,16 @@ struct RowCache {
   // Numbers from one of the arrays to the next.
   int64_t part() const { return (high - low + step - 1) / step * inner; }
 
+  void add_bias(A* pixel, int64_t pixels) const {
+    if (inner == 1) {
+      const A b = *bias;
+      for (int64_t i = 0; i < pixels; ++i) pixel[i] += b;
+    } else {
+      for (const A* last = pixel + pixels * inner; pixel < last; pixel += inner)
+        for (int64_t c = 0; c < inner; ++c) pixel[c] += bias[c];
+    }
+  }
+
   const A* get(int64_t row) {
     A* out = rows + row % slots * length;
     if (held[row % slots] == row) return out;
@@ -158,6 +169,7 @@ struct RowCache {
     A* after = whole + (end - low) * inner;
     std::fill(whole, inside, A(0));
     gather_row(plane + row * s.h + begin * s.w, s.w, s.c, end - begin, inner, inside);
+    if (bias != nullptr) add_bias(inside, end - begin);
     std::fill(after, whole + (high - low) * inner, A(0));
     if (step > 1) split_row(whole, high - low, inner, step, out, part());
     return out;

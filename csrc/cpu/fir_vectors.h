@@ -47,15 +47,15 @@ struct FirVector {
   }
 };
 
-// W vectors of sum_t c[t] * p[t][at..]; T taps where known when compiled, else `taps`.
+// W vectors, `step` numbers apart, of sum_t c[t] * p[t][at..]; T taps where known when compiled, else `taps`.
 template <int T, int W, class A>
-inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p,
-                        int64_t at) {
+inline void sum_vectors(typename FirVector<A>::type (&sum)[W], int64_t taps, const A* c, const A* const* p, int64_t at,
+                        int64_t step = FirVector<A>::lanes) {
   using V = FirVector<A>;
   const int64_t n = T ? T : taps;
-  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + at + w * V::lanes);
+  for (int w = 0; w < W; ++w) sum[w] = V::all(c[0]) * V::load(p[0] + at + w * step);
   for (int64_t t = 1; t < n; ++t)
-    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + at + w * V::lanes);
+    for (int w = 0; w < W; ++w) sum[w] += V::all(c[t]) * V::load(p[t] + at + w * step);
 }
 
 template <int T, class A>
@@ -107,14 +107,17 @@ inline void weighted_sums_zipped_of(A* out, int64_t n, int64_t taps, const A* c,
                                     const A* const* q) {
   using V = FirVector<A>;
   int64_t j = 0;
-  for (; j < n && n >= V::lanes; j += V::lanes) {
-    const int64_t i = std::min(j, n - V::lanes);
-    typename V::type a[1], b[1];
+  const auto vectors = [&](auto count, int64_t i) {
+    typename V::type a[count.value], b[count.value];
     sum_vectors<T>(a, taps, c, p, i);
     sum_vectors<T>(b, taps, d, q, i);
-    V::store(out + 2 * i, V::zip_first(a[0], b[0]));
-    V::store(out + 2 * i + V::lanes, V::zip_second(a[0], b[0]));
-  }
+    for (int w = 0; w < count.value; ++w) {
+      V::store(out + 2 * (i + w * V::lanes), V::zip_first(a[w], b[w]));
+      V::store(out + 2 * (i + w * V::lanes) + V::lanes, V::zip_second(a[w], b[w]));
+    }
+  };
+  for (; j + 2 * V::lanes <= n; j += 2 * V::lanes) vectors(std::integral_constant<int, 2>(), j);
+  for (; j < n && n >= V::lanes; j += V::lanes) vectors(std::integral_constant<int, 1>(), std::min(j, n - V::lanes));
   for (; j < n; ++j) {
     A a = 0, b = 0;
     for (int64_t t = 0; t < taps; ++t) a += c[t] * p[t][j], b += d[t] * q[t][j];
@@ -143,12 +146,14 @@ template <int T, class A>
 inline void weighted_sum_halved_of(A* out, int64_t n, int64_t pairs, const A* c, const A* const* p) {
   using V = FirVector<A>;
   const int64_t count = T ? T : pairs;
+  typename V::type ready[T ? T : 1];  // the compiler cannot know that writing `out` leaves c alone
+  for (int64_t t = 0; t < T; ++t) ready[t] = V::pairs(c[2 * t], c[2 * t + 1]);
   int64_t j = 0;
   for (; j < n && n >= V::lanes; j += V::lanes) {
     const int64_t i = std::min(j, n - V::lanes);
     typename V::type a{}, b{};
     for (int64_t t = 0; t < count; ++t) {
-      const typename V::type w = V::pairs(c[2 * t], c[2 * t + 1]);
+      const typename V::type w = T ? ready[t] : V::pairs(c[2 * t], c[2 * t + 1]);
       a += w * V::load(p[t] + 2 * i);
       b += w * V::load(p[t] + 2 * i + V::lanes);
     }

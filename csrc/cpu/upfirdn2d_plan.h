@@ -48,23 +48,25 @@ struct Strides {
 // A tensor as planes of rows of pixels of `block` numbers that are filtered alike: all channels of a channels_last
 // tensor, some channels of a contiguous one whose rows are too short to fill vectors, else one.
 struct FirView {
+  static constexpr int64_t kShortRow = 16, kFewChannels = 8, kBlock = 64;
   int64_t channels, block, blocks, planes;
 
-  FirView(const at::Tensor& x, bool channels_last, int64_t widest, bool same_rate) : channels(x.size(1)) {
-    constexpr int64_t kShortRow = 16, kFewChannels = 8, kBlock = 64;
-    block = 1;
-    if (channels_last && (channels >= kFewChannels || same_rate)) block = channels;
-    if (!channels_last && widest <= kShortRow && channels > 3) block = std::min(channels, kBlock);
-    block = std::max<int64_t>(block, 1);
-    blocks = (channels + block - 1) / block;
-    planes = x.size(0) * blocks;
-  }
+  FirView(const at::Tensor& x, bool channels_last, int64_t widest, bool same_rate)
+      : FirView(x, channels_last ? (x.size(1) >= kFewChannels || same_rate ? x.size(1) : 1)
+                                 : (x.size(1) > 3 && widest <= kShortRow ? kBlock : 1)) {}
+
+  FirView(const at::Tensor& x, int64_t most)
+      : channels(x.size(1)),
+        block(std::max<int64_t>(1, std::min(channels, most))),
+        blocks((channels + block - 1) / block),
+        planes(x.size(0) * blocks) {}
   int64_t offset(int64_t plane, const Strides& s) const { return plane / blocks * s.n + plane % blocks * block * s.c; }
-  int64_t width(int64_t plane) const { return std::min(block, channels - plane % blocks * block); }
+  int64_t channel(int64_t plane) const { return plane % blocks * block; }  // the first of a plane
+  int64_t width(int64_t plane) const { return std::min(block, channels - channel(plane)); }
 };
 
 template <class F>
-void with_fir_dtype(at::ScalarType type, F f) {
+void with_fir_dtype(at::ScalarType type, F f, const char* op = "upfirdn2d") {
   switch (type) {
     case at::kDouble:
       return f(double(), double());
@@ -75,7 +77,7 @@ void with_fir_dtype(at::ScalarType type, F f) {
     case at::kHalf:
       return f(c10::Half(), float());
     default:
-      TORCH_CHECK(false, "upfirdn2d: x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
+      TORCH_CHECK(false, op, ": x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
   }
 }
 

@@ -9,6 +9,7 @@ from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
+from gankernels.ops.filtered_lrelu import filtered_lrelu
 from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
@@ -22,6 +23,7 @@ __all__ = [
     "conv_transpose2d",
     "downsample2d",
     "filter2d",
+    "filtered_lrelu",
     "modulate_act",
     "modulated_conv2d",
     "modulated_conv2d_act",

@@ -42,7 +42,7 @@ def _filter_grad_fake(x, g, taps, up, down, padding, flip, gain):
     return x.new_empty(taps, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _fold(batch_size, dim, tensor):
+def fold(batch_size, dim, tensor):
     """[N, ...] batched at `dim`, or the same for all, as [B * N, ...]."""
     tensor = tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return tensor.flatten(0, 1)
@@ -51,7 +51,7 @@ def _fold(batch_size, dim, tensor):
 def _vmap_rule(op):
     def rule(info, in_dims, x, f, fy, *rest):
         if in_dims[1] is None and in_dims[2] is None:
-            y = op(_fold(info.batch_size, in_dims[0], x), f, fy, *rest)
+            y = op(fold(info.batch_size, in_dims[0], x), f, fy, *rest)
             return y.unflatten(0, (info.batch_size, y.shape[0] // info.batch_size)), 0
         return _loop(op, info, in_dims, (x, f, fy), rest)
 
