@@ -1,4 +1,4 @@
-"""Normalisations that carry their activation."""
+"""Normalisations, and what tells a discriminator how varied a batch is."""
 
 import torch
 from torch import Tensor
@@ -56,3 +56,23 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}"
+
+
+class MinibatchStdDev(torch.nn.Module):
+    """`ops.minibatch_stddev` as a module: appends `num_channels` channels of the deviation over groups of samples.
+
+    Args:
+        group_size: samples of a group; None for the whole batch.
+        num_channels: channels to append, a divisor of the input's.
+    """
+
+    def __init__(self, group_size: int | None = 4, num_channels: int = 1) -> None:
+        super().__init__()
+        self.group_size, self.num_channels = group_size, num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C + num_channels, H, W]."""
+        return ops.minibatch_stddev(x, self.group_size, self.num_channels)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}, num_channels={self.num_channels}"

@@ -3,6 +3,7 @@
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
+from gankernels.ops.minibatch_stddev import minibatch_stddev
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "conv_transpose2d",
     "downsample2d",
     "filter2d",
+    "minibatch_stddev",
     "setup_filter",
     "upfirdn2d",
     "upsample2d",
