@@ -18,10 +18,15 @@ struct StddevLayout {
   long long y_sample, y_part, y_run;                          // the same in y
   long long first_plane, plane_stride, pixel_stride, pixels;  // planes in a sample of y
 
+#ifndef __CUDACC_RTC__
   static StddevLayout of(long long samples, long long c, long long pixels, long long group, long long channels,
                          bool channels_last) {
     const long long part = c / channels, wide = c + channels;
-    StddevLayout l = {group, samples / group, channels, part * pixels};
+    StddevLayout l = {};
+    l.group = group;
+    l.lots = samples / group;
+    l.channels = channels;
+    l.count = part * pixels;
     l.run = channels_last ? part : part * pixels;
     l.x_sample = c * pixels;
     l.y_sample = wide * pixels;
@@ -34,7 +39,7 @@ struct StddevLayout {
     l.pixels = pixels;
     return l;
   }
-  long long numel() const { return group * lots * x_sample; }
+#endif
 };
 
 }  // namespace gk

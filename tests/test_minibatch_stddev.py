@@ -21,7 +21,7 @@ class TestMinibatchStddev(OpTests):
     def samples(self):
         yield sample((4, 2, 3, 4))
         yield sample((6, 4, 2, 3), group_size=3, num_channels=2)
-        yield sample((6, 4, 2, 3), last=True, group_size=2, num_channels=2)
+        yield sample((6, 4, 2, 3), last=True, group_size=6, num_channels=2)
         yield sample((0, 3, 4, 4))
         yield sample((1, 2, 3, 3))
         yield sample((3, 2, 1, 1), group_size=None, num_channels=2)

@@ -22,8 +22,13 @@ class TestMinibatchStddevOnGpu(OnGpu, test_minibatch_stddev.TestMinibatchStddev)
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize(
     ("shape", "group", "channels", "dtype"),
-    [((8, 16, 4, 4), 4, 1, torch.bfloat16), ((6, 8, 16, 16), 6, 2, torch.float32), ((2, 9000, 1, 1), 2, 1, torch.float16)],
-)  # fmt: skip
+    [
+        ((8, 16, 4, 4), 4, 1, torch.bfloat16),
+        ((6, 8, 16, 16), 6, 2, torch.float32),
+        ((33, 4, 3, 3), 33, 2, torch.float32),
+        ((3, 9000, 1, 1), None, 1, torch.float16),
+    ],
+)
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_paths(backend, shape, group, channels, dtype, last):
     """Packs and single elements, held and reread samples, several blocks for one deviation."""

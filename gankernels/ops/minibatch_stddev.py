@@ -9,7 +9,7 @@ from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
 _NAME = "minibatch_stddev"
-_EPS = 1e-8
+EPS = 1e-8
 
 
 def minibatch_stddev(x: Tensor, group_size: int | None = 4, num_channels: int = 1) -> Tensor:
@@ -65,7 +65,7 @@ def reference(x: Tensor, size: int, channels: int) -> Tensor:
     group = _group(n, size)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     parts = wide.reshape(group, n // group, channels, c // channels, h, w)
-    deviation = ((parts - parts.mean(0)).square().mean(0) + _EPS).sqrt()  # [N / G, F, C / F, H, W]
+    deviation = ((parts - parts.mean(0)).square().mean(0) + EPS).sqrt()  # [N / G, F, C / F, H, W]
     planes = deviation.mean((2, 3, 4)).to(x.dtype).repeat(group, 1)  # [N, F]
     layout = _check.kept_format(x)
     planes = planes[:, :, None, None].expand(n, channels, h, w).contiguous(memory_format=layout)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gankernels.ops import _check
+from gankernels.ops.minibatch_stddev import EPS
 
 _TILE = 1024  # elements of a tile: the group's samples times positions
 
@@ -15,7 +16,7 @@ _TILE = 1024  # elements of a tile: the group's samples times positions
 @triton.jit
 def _pass(
     x_ptr, v_ptr, gy_ptr, y_ptr, gx_ptr, sums_ptr, scales_ptr, lots, channels, part, run, count, pixels, wide, splits,
-    group, share, K: tl.constexpr, WHOLE_Y: tl.constexpr, WHOLE_X: tl.constexpr, LAST: tl.constexpr,
+    group, eps: tl.float64, K: tl.constexpr, WHOLE_Y: tl.constexpr, WHOLE_X: tl.constexpr, LAST: tl.constexpr,
     BIG: tl.constexpr, GROUP: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     # K: 0 value, 1 first derivative, 2 second. A sample of x is `part` times `channels` channels of `pixels`, one of
@@ -29,9 +30,9 @@ def _pass(
     which = lot % channels
     row = tl.arange(0, GROUP)
     there = (row < group)[:, None]
-    total = tl.zeros((POSITIONS,), acc)
+    total = tl.zeros((GROUP, POSITIONS), acc)  # its first row counts: a whole tile is reduced without races
     scale = tl.load(scales_ptr + lot) if K > 0 else 0.0
-    share = share.to(acc)
+    members = group.to(acc)
     sample = first + row * lots
     for start in range(split * POSITIONS, count, splits * POSITIONS):
         k = start + tl.arange(0, POSITIONS)
@@ -45,11 +46,11 @@ def _pass(
         x = tl.load(x_ptr + from_x, mask, 0.0)
         base = tl.load(x_ptr + first * (part * channels * pixels) + which * run + x_at, k < count, 0.0).to(acc)
         d = tl.where(mask, x.to(acc) - base[None, :], 0.0)
-        d = tl.where(mask, d - (tl.sum(d, 0) * share)[None, :], 0.0)
-        variance = tl.sum(d * d, 0) * share + 1e-8
+        d = tl.where(mask, d - (tl.sum(d, 0) / members)[None, :], 0.0)
+        variance = tl.sum(d * d, 0) / members + eps.to(acc)
         deviation = tl.sqrt_rn(variance) if acc == tl.float32 else tl.sqrt(variance)
         if K == 0:
-            total += tl.where(k < count, deviation, 0.0)
+            total += tl.where(mask & (row == 0)[:, None], deviation[None, :], 0.0)
             tl.store(y_ptr + from_y, x, mask)
         elif K == 1:
             out = tl.load(gy_ptr + from_y, mask, 0.0).to(acc) + d * (scale / deviation)[None, :]
@@ -57,16 +58,16 @@ def _pass(
         else:
             v = tl.load(v_ptr + from_x, mask, 0.0)
             w = v.to(acc)
-            w = tl.where(mask, w - (tl.sum(w, 0) * share)[None, :], 0.0)
-            q = tl.sum(w * d, 0) * share / deviation
-            total += q
+            w = tl.where(mask, w - (tl.sum(w, 0) / members)[None, :], 0.0)
+            q = tl.sum(w * d, 0) / members / deviation
+            total += tl.where(mask & (row == 0)[:, None], q[None, :], 0.0)
             if WHOLE_Y:
                 tl.store(y_ptr + from_y, v, mask)
             if WHOLE_X:
                 out = (w - d * (q / deviation)[None, :]) * (scale / deviation)[None, :]
                 tl.store(gx_ptr + from_x, out.to(gx_ptr.dtype.element_ty), mask)
     if K == 0 or (K == 2 and WHOLE_Y):
-        tl.store(sums_ptr + lot * splits + split, tl.sum(total, 0))
+        tl.store(sums_ptr + lot * splits + split, tl.sum(total))
 
 
 @triton.jit
@@ -123,9 +124,9 @@ class _Call:
         self.run = self.part if self.last else self.count
         self.big = n * self.wide * self.pixels >= 2**31 - _TILE
         self.tall = triton.next_power_of_2(group)
-        self.positions = max(1, min(_TILE // self.tall, triton.next_power_of_2(self.count)))
+        self.positions = max(1, _TILE // self.tall)
         self.programs = self.lots * channels
-        self.splits = max(1, min(triton.cdiv(self.count, 2 * self.positions), triton.cdiv(1024, self.programs)))
+        self.splits = max(1, min(triton.cdiv(self.count, 2 * self.positions), triton.cdiv(1024, max(1, self.programs))))
         self.acc = torch.promote_types(x.dtype, torch.float32)
 
     def empty_x(self) -> Tensor:
@@ -143,7 +144,7 @@ class _Call:
         sums = None if y is None else self.x.new_empty((self.programs, self.splits), dtype=self.acc)
         _pass[(self.programs * self.splits,)](
             self.x, v, gy, y, gx, sums, scales, self.lots, self.channels, self.part, self.run, self.count, self.pixels,
-            self.wide, self.splits, self.group, 1.0 / self.group, K=order, WHOLE_Y=y is not None,
+            self.wide, self.splits, self.group, EPS, K=order, WHOLE_Y=y is not None,
             WHOLE_X=gx is not None, LAST=self.last, BIG=self.big, GROUP=self.tall, POSITIONS=self.positions,
             num_warps=4,
         )  # fmt: skip
