@@ -3,6 +3,6 @@
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev
+from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
 
-__all__ = ["BatchNormAct2d", "BiasAct", "Conv2d", "ConvTranspose2d", "Linear", "Maxout", "MinibatchStdDev"]
+__all__ = ["BatchNormAct2d", "BiasAct", "Conv2d", "ConvTranspose2d", "Linear", "Maxout", "MinibatchStdDev", "PixelNorm"]

@@ -76,3 +76,18 @@ class MinibatchStdDev(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}, num_channels={self.num_channels}"
+
+
+class PixelNorm(torch.nn.Module):
+    """`ops.pixel_norm` as a module: ``x * rsqrt(mean(x ** 2) + eps)``, the mean along `dim`."""
+
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] -> the same."""
+        return ops.pixel_norm(x, self.dim, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, eps={self.eps}"

@@ -4,6 +4,7 @@ from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.minibatch_stddev import minibatch_stddev
+from gankernels.ops.pixel_norm import pixel_norm
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "minibatch_stddev",
+    "pixel_norm",
     "setup_filter",
     "upfirdn2d",
     "upsample2d",
