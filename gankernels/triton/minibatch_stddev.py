@@ -32,7 +32,7 @@ def _pass(
     there = (row < group)[:, None]
     total = tl.zeros((GROUP, POSITIONS), acc)  # its first row counts: a whole tile is reduced without races
     scale = tl.load(scales_ptr + lot) if K > 0 else 0.0
-    members = group.to(acc)
+    members = tl.zeros((1,), acc) + group  # which may be 1, and then no tensor
     sample = first + row * lots
     for start in range(split * POSITIONS, count, splits * POSITIONS):
         k = start + tl.arange(0, POSITIONS)

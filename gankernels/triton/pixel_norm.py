@@ -45,7 +45,7 @@ def _norm(
             v = _load(v_ptr, at, mask, acc)
             vx += tl.sum(v * x, 0)
             vg += tl.sum(v * g, 0)
-    size = count.to(acc)
+    size = tl.zeros((1,), acc) + count  # which may be 1, and then no tensor
     root = xx / size + eps.to(acc)
     r = 1.0 / (tl.sqrt_rn(root) if acc == tl.float32 else tl.sqrt(root))
     cube = r * r * r
