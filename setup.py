@@ -13,6 +13,7 @@ from functools import cache
 from glob import glob
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 try:
@@ -97,11 +98,30 @@ class Build(BuildExtension):
         self.build_temp = os.path.join("build", flavour + ("-cuda" if with_cuda() else ""))
 
 
+def shipped():
+    """What a wheel holds beside its packages: CUDA's sources for CuPy, the operators' tests and benchmarks."""
+    operators = [os.path.basename(name) for name in glob("gankernels/ops/[!_]*.py")]
+    tests = [os.path.join("tests", name) for name in ["conftest.py", "op_tests.py", *(f"test_{n}" for n in operators)]]
+    sources = [name for name in files() if name.endswith((".h", ".cuh")) and os.path.join("csrc", "cpu") not in name]
+    return [*sources, *filter(os.path.exists, tests), *glob("benchmarks/*.py")]
+
+
+class Modules(build_py):
+    """Adds what gankernels._shipped looks for; an editable install finds it in the checkout."""
+
+    def run(self):
+        super().run()
+        for name in [] if self.editable_mode else shipped():
+            target = os.path.join(self.build_lib, "gankernels", "_" + name)
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(name, target)
+
+
 class Sources(sdist):
     """A source distribution holds the whole of csrc, whether or not the machine that makes it can compile it."""
 
     def make_distribution(self):
-        self.filelist.files = sorted({*self.filelist.files, *files()})
+        self.filelist.files = sorted({*self.filelist.files, *files(), *shipped(), "NOTICE"})
         super().make_distribution()
 
 
@@ -112,5 +132,5 @@ if wanted and not shutil.which(compiler):
     wanted = False
 setup(
     ext_modules=[extension()] if wanted else [],
-    cmdclass={"sdist": Sources, **({"build_ext": Build} if wanted else {})},
+    cmdclass={"build_py": Modules, "sdist": Sources, **({"build_ext": Build} if wanted else {})},
 )

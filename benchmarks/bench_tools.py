@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +27,15 @@ class Case:
     providers: dict[str, Callable[..., Tensor]]
     bytes: int = 0  # that must move in forward
     flops: int = 0  # of forward
+
+    def cannot(self, provider: str, device: torch.device, order: str) -> str | None:
+        """Why a provider cannot be timed on a device, or None."""
+        if provider.startswith("compile") and order == "second order":
+            return "torch.compile has no second order"
+        if provider not in _backend.NAMES:
+            return None
+        operator = self.label.split()[0]
+        return gankernels.why_not(provider, device, operator if operator in _backend.operators() else None)
 
 
 def ours(backend: str, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -67,10 +79,7 @@ def step(run: Callable[..., Tensor], inputs: list[Tensor], order: str) -> Callab
 
 
 def bench(benchmark, case: Case, provider: str, order: str) -> None:
-    if order == "second order" and provider.startswith("compile"):
-        pytest.skip("torch.compile has no second order")
-    reason = gankernels.why_not(provider, device_of(provider)) if provider in ("cpu", "cuda", "triton") else None
-    if reason:
+    if reason := case.cannot(provider, device_of(provider), order):
         pytest.skip(f"{provider}: {reason}")
     inputs = [t.to(device_of(provider)) for t in case.make()]
     run = step(case.providers[provider], inputs, order)
@@ -90,6 +99,58 @@ def bench(benchmark, case: Case, provider: str, order: str) -> None:
             benchmark.extra_info["GB/s"] = round(case.bytes / seconds / 1e9, 2)
         if case.flops:
             benchmark.extra_info["GFLOP/s"] = round(case.flops / seconds / 1e9, 2)
+
+
+def interleave(calls: dict[str, Callable], seconds: float, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Median seconds of each, one call of each a round, in a new order each round, for `seconds` a call.
+
+    On a GPU between CUDA events, with the cache flushed before each call: the flush also outlasts what the host needs
+    to enqueue the call, so that its launches are not timed.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    times = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    for f in calls.values():
+        f()
+    flush = torch.empty(1 << 28, dtype=torch.uint8, device=device) if on_gpu else None
+    end = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < end or len(times[order[0]]) < 15:
+        shuffle(order)
+        for name in order:
+            times[name].append(_on_gpu(calls[name], flush) if on_gpu else _on_cpu(calls[name]))
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def _on_cpu(f: Callable) -> float:
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def _on_gpu(f: Callable, flush: Tensor) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(flush.device)
+    for _ in range(4):  # some 0.4 ms
+        flush.zero_()
+    start.record()
+    f()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1e3
+
+
+def measure(
+    case: Case, order: str, seconds: float, with_compile: bool, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of every provider that runs on a device."""
+    device = torch.device(device)
+    calls = {}
+    for provider, run in case.providers.items():
+        if case.cannot(provider, device, order) or (provider.startswith("compile") and not with_compile):
+            continue
+        calls[provider] = step(run, [t.to(device) for t in case.make()], order)
+    return interleave(calls, seconds, device)
 
 
 def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:

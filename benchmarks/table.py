@@ -11,15 +11,12 @@ import argparse
 import importlib
 import pathlib
 import platform
-import random
-import statistics
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import torch
-from bench_tools import ORDERS, Case, step
+from bench_tools import ORDERS, Case, interleave, measure
 
 HERE = pathlib.Path(__file__).parent
 
@@ -47,34 +44,6 @@ def matmul_peak() -> float:
     """GFLOP/s of a float32 product of 1024 x 1024 matrices."""
     a, b = torch.randn(2, 1024, 1024).unbind()
     return 2 * 1024**3 / interleave({"mm": lambda: a @ b}, 0.5)["mm"] / 1e9
-
-
-def interleave(calls: dict, seconds: float) -> dict[str, float]:
-    """Median time of each, one call of each a round, in a new order each round, for `seconds` a provider."""
-    times = {name: [] for name in calls}
-    order = list(calls)
-    shuffle = random.Random(0).shuffle
-    for f in calls.values():
-        f()
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 15:
-        shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
-
-
-def measure(case: Case, order: str, seconds: float, with_compile: bool) -> dict[str, float]:
-    calls = {}
-    for provider, run in case.providers.items():
-        if provider in ("cuda", "triton") or (
-            provider.startswith("compile") and (order == ORDERS[2] or not with_compile)
-        ):
-            continue
-        calls[provider] = step(run, case.make(), order)
-    return interleave(calls, seconds)
 
 
 def cases(only: list[str]) -> list[Case]:

@@ -2,9 +2,10 @@
 //
 // The operators are functional: running statistics are read in evaluation, and what training adds to them is returned.
 #include <ATen/Functions.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#include "autograd.h"
 
 namespace gk {
 namespace {
@@ -24,10 +25,6 @@ using Second = Four(const optional<Tensor>&, const optional<Tensor>&, const opti
                     const Tensor&, const optional<Tensor>&, const optional<Tensor>&, const Tensor&, const Tensor&, bool,
                     c10::string_view, double, double, std::array<bool, 4>);
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 const c10::TypedOperatorHandle<Forward>& forward_op() {
   static const auto op = find<Forward>("gankernels_native::batch_norm_act");
   return op;
@@ -40,9 +37,6 @@ const c10::TypedOperatorHandle<Second>& second_op() {
   static const auto op = find<Second>("gankernels_native::batch_norm_act_double_backward");
   return op;
 }
-
-optional<Tensor> given(const Tensor& t) { return t.defined() ? optional<Tensor>(t) : std::nullopt; }
-Tensor or_undefined(const optional<Tensor>& t) { return t.has_value() ? *t : Tensor(); }
 
 struct Config {
   bool training;

@@ -2,13 +2,7 @@
 // Exponentials are taken of -|u| only, so nothing overflows; every function passes NaN on.
 #pragma once
 
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define GK_HD __host__ __device__ __forceinline__
-#elif defined(__GNUC__) || defined(__clang__)
-#define GK_HD inline __attribute__((always_inline))
-#else
-#define GK_HD inline
-#endif
+#include "host_device.h"
 
 #if !defined(__CUDACC_RTC__)
 #include <cmath>

@@ -1,11 +1,11 @@
 // Schema and autograd of bias_act. Every derivative is bias_act_derivative, whose own derivative is itself again.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "autograd.h"
 #include "bias_act_op.h"
 
 namespace gk {
@@ -27,9 +27,8 @@ struct Config {
 
 Tensor call_value(const Tensor& x, const optional<Tensor>& bias, const Config& c) {
   static auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("gankernels_native::bias_act", "")
-          .typed<Tensor(const Tensor&, const optional<Tensor>&, int64_t, c10::string_view, double, double, double)>();
+      find<Tensor(const Tensor&, const optional<Tensor>&, int64_t, c10::string_view, double, double, double)>(
+          "gankernels_native::bias_act");
   return op.call(x, bias, c.dim, c.act, c.alpha, c.gain, c.clamp);
 }
 
@@ -37,18 +36,13 @@ std::tuple<Tensor, Tensor> call_derivative(const Tensor& g, const optional<Tenso
                                            const optional<Tensor>& ref, const optional<Tensor>& bias,
                                            bool ref_is_output, int64_t order, const Config& c, bool want_full,
                                            bool want_bias) {
-  static auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("gankernels_native::bias_act_derivative", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const optional<Tensor>&, const optional<Tensor>&,
-                                            const optional<Tensor>&, const optional<Tensor>&, bool, int64_t, int64_t,
-                                            c10::string_view, double, double, double, bool, bool)>();
+  static auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const optional<Tensor>&, const optional<Tensor>&,
+                                                   const optional<Tensor>&, const optional<Tensor>&, bool, int64_t,
+                                                   int64_t, c10::string_view, double, double, double, bool, bool)>(
+      "gankernels_native::bias_act_derivative");
   return op.call(g, g_bias, h, ref, bias, ref_is_output, order, c.dim, c.act, c.alpha, c.gain, c.clamp, want_full,
                  want_bias);
 }
-
-optional<Tensor> given(const Tensor& t) { return t.defined() ? optional<Tensor>(t) : std::nullopt; }
-Tensor or_undefined(const optional<Tensor>& t) { return t.has_value() ? *t : Tensor(); }
 
 void keep(AutogradContext* ctx, const Config& c) {
   ctx->saved_data["dim"] = c.dim;

@@ -15,9 +15,12 @@
 #include <optional>
 #include <vector>
 
+#include "autograd.h"
+
 namespace {
 
 using at::Tensor;
+using gk::find;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Ints = std::vector<int64_t>;
@@ -32,11 +35,6 @@ using Convolution = Tensor(const Tensor&, const Tensor&, const std::optional<Ten
                            at::IntArrayRef, int64_t, c10::SymIntArrayRef);
 using WeightGrad = Tensor(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
                           c10::SymIntArrayRef);
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 // Differentiates the form by `part`. `size` is the two spatial sizes of the result.
 Tensor contract(Part part, const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, at::IntArrayRef stride,

@@ -7,15 +7,7 @@ using int64_t = long long;
 #include <cstdint>
 #endif
 
-#ifndef GK_HD
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define GK_HD __host__ __device__ __forceinline__
-#elif defined(__GNUC__) || defined(__clang__)
-#define GK_HD inline __attribute__((always_inline))
-#else
-#define GK_HD inline
-#endif
-#endif
+#include "host_device.h"
 
 namespace gk {
 

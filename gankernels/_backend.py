@@ -9,14 +9,16 @@ then.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 
+from gankernels import _launch, _nvrtc
+
 NAMES = ("reference", "cpu", "cuda", "triton")
-ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 try:
     from gankernels import _C
@@ -25,6 +27,16 @@ except ImportError as error:
     native_error: str | None = f"gankernels._C is not built ({error}); reinstall with a C++ compiler present"
 else:
     native_error = None
+    if not _C.build_info()["cuda"]:
+        _C.set_runtime_runner(_launch.runner.address)
+
+cuda_built = _C is not None and _C.build_info()["cuda"]
+"""Whether nvcc compiled the CUDA kernels; else CuPy does when they first run, and Triton's launches cost less."""
+
+ORDER = {
+    "cpu": ("cpu", "reference"),
+    "cuda": ("cuda", "triton", "reference") if cuda_built else ("triton", "cuda", "reference"),
+}
 
 triton_error: str | None = (
     None if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
@@ -35,20 +47,45 @@ emulated: set[str] = set()
 
 _forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
 _operators: dict[str, dict[str, Callable]] = {}
+compounds: set[str] = set()
+"""The operators that are made of others and have no kernels of their own."""
+_on_torch: set[str] = set()
 _warned: set[str] = set()
 
 
-def register(op: str, **kernels: Callable) -> None:
-    """Declare the backends of operator `op`, one callable each; all take the same arguments."""
+def register(op: str, *, cuda_is_torch: bool = False, **kernels: Callable) -> None:
+    """Declare the backends of operator `op`, one callable each; all take the same arguments.
+
+    `cuda_is_torch`: its kernels on CUDA tensors are PyTorch's, under our derivatives: no CUDA build of ours is needed.
+    """
     unknown = set(kernels) - set(NAMES)
     if unknown or "reference" not in kernels:
         raise ValueError(f"register({op!r}): needs 'reference', takes only {NAMES}; got {sorted(kernels)}")
     _operators[op] = kernels
+    if cuda_is_torch:
+        _on_torch.add(op)
+
+
+def cuda_is_torch(op: str) -> bool:
+    """Whether the cuda backend of `op` runs PyTorch's own kernels."""
+    return op in _on_torch
+
+
+def register_compound(op: str, run: Callable, *parts: str) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+    compounds.add(op)
+    common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
+    register(op, reference=run, **{name: functools.partial(run) for name in common})
 
 
 def operators() -> dict[str, tuple[str, ...]]:
     """Each operator and the backends it has kernels for."""
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
+
+
+def home(op: str) -> str:
+    """The module in gankernels.ops that operator `op` lives in, by its last name."""
+    return _operators[op]["reference"].__module__.rpartition(".")[2].removesuffix("_op")
 
 
 def native(name: str) -> Callable:
@@ -91,8 +128,11 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
         return triton_error
     if name != "triton" and native_error:
         return native_error
-    if name == "cuda" and not _C.build_info()["cuda"]:
-        return "gankernels._C was built without CUDA (set GANKERNELS_CUDA=1 and reinstall)"
+    if name == "cuda" and op not in _on_torch and not cuda_built and _nvrtc.missing:
+        return (
+            "gankernels._C was built without CUDA: reinstall it where nvcc is (GANKERNELS_CUDA=1), or have the kernels "
+            f"compiled when they first run ({_nvrtc.INSTALL}; now: {_nvrtc.missing})"
+        )
     if kind != needs:
         return f"it runs on {needs} tensors, these are on {kind}"
     return None
@@ -113,6 +153,11 @@ def pick(op: str, x: torch.Tensor) -> Callable:
             "gankernels.backend('reference')"
         )
     return run
+
+
+def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:
+    """Whether `op` on `x` is the compiled CPU kernel: what is made of operators may then call its helpers."""
+    return x.device.type == "cpu" and _pick(op, x) is _operators[op].get("cpu")
 
 
 def _pick(op: str, x: torch.Tensor) -> Callable:

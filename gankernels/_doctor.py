@@ -11,7 +11,7 @@ from importlib import metadata
 
 import torch
 
-from gankernels import _backend
+from gankernels import _backend, _nvrtc
 from gankernels._version import __version__
 
 
@@ -57,6 +57,7 @@ def facts() -> dict[str, str]:
         built = _C.build_info()
         info["extension"] = f"{built['compiler']}, CUDA {built['cuda']}, OpenMP {built['openmp']}"
         info["CPU kernels"] = f"{_C.cpu_capability()}, {torch.get_num_threads()} threads"
+        info["CUDA kernels"] = "compiled by nvcc" if _backend.cuda_built else _nvrtc.describe()
     return info
 
 
@@ -79,16 +80,21 @@ def table() -> list[tuple[str, dict[str, str]]]:
 
 
 def report() -> str:
-    lines = [f"{name + ':':<13}{value}" for name, value in facts().items()]
+    lines = [f"{name + ':':<14}{value}" for name, value in facts().items()]
     rows = table()
     reasons = sorted({c for _, cells in rows for c in cells.values() if c not in ("usable", "no kernel", "no GPU")})
     marks = {reason: f"no ({i + 1})" for i, reason in enumerate(reasons)}
-    lines += ["", "operator          " + "".join(f"{name:<12}" for name in _backend.NAMES)]
+    width = 2 + max(len(op) for op, _ in rows)
+    lines += ["", f"{'operator':<{width}}" + "".join(f"{name:<12}" for name in _backend.NAMES)]
     for op, cells in rows:
-        lines.append(f"{op:<18}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
+        lines.append(f"{op:<{width}}" + "".join(f"{marks.get(cells[n], cells[n]):<12}" for n in _backend.NAMES))
     lines += [f"({i + 1}) {reason}" for i, reason in enumerate(reasons)]
     if not torch.cuda.is_available():
         lines += ["", "Unproven here: the speed of GPU kernels, and their results on silicon (no GPU is visible)."]
+        if on_torch := [op for op, _ in rows if _backend.cuda_is_torch(op)]:
+            lines.append(f"{', '.join(on_torch)} on cuda are PyTorch's kernels (cuDNN): none of those has run here.")
+        if not _backend.cuda_built and _nvrtc.missing is None:
+            lines.append("Unproven here: CuPy's launch of CUDA kernels; what comes before it is tested without a GPU.")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `gankernels train | generate | evaluate | demo | doctor`."""
+"""The command line: `gankernels train | generate | evaluate | demo | doctor | selftest`."""
 
 from __future__ import annotations
 
@@ -137,6 +137,25 @@ class Doctor:
         return 0
 
 
+@dataclass
+class Selftest:
+    """Run the operators' tests and benchmarks on this machine; leaves a report to attach to an issue."""
+
+    out: Path = Path(".")
+    """Folder for selftest.md and selftest.json."""
+    quick: bool = False
+    """The most telling tests, and one benchmark case of each operator without torch.compile."""
+    only: tuple[str, ...] = ()
+    """Operators to test; all unless given."""
+    benchmarks: bool = True
+    """Time the operators too."""
+
+    def run(self) -> int:
+        from gankernels.selftest import selftest
+
+        return 0 if selftest(self.out, self.quick, self.only, self.benchmarks) else FAILED
+
+
 def _ended(result: Result) -> int:
     """The exit code of a run; of an interrupted one also says how to go on with it."""
     if not result.interrupted:
@@ -150,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0; 1 where a run diverged; 2 where what was asked cannot be; 130 after Ctrl-C.
+        The exit code: 0; 1 where a run diverged or selftest failed; 2 where what was asked cannot be; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -168,10 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor:
+def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor | Selftest:
     tyro = need("tyro", "train")
     start = Train(_starting_config(arguments)) if arguments[:1] == ["train"] else Train(TrainConfig())
-    commands = {"train": Train, "generate": Generate, "evaluate": Evaluate, "demo": Demo, "doctor": Doctor}
+    commands = {
+        "train": Train,
+        "generate": Generate,
+        "evaluate": Evaluate,
+        "demo": Demo,
+        "doctor": Doctor,
+        "selftest": Selftest,
+    }
     types = [
         Annotated[kind, tyro.conf.subcommand(name, default=start) if kind is Train else tyro.conf.subcommand(name)]
         for name, kind in commands.items()

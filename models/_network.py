@@ -5,6 +5,8 @@ import inspect
 import torch
 from torch import Tensor
 
+from gankernels.nn import Linearization, linearize, linearized
+
 LATENTS = ("normal", "uniform")
 
 
@@ -71,6 +73,13 @@ class Discriminator(Network):
                 f"[N, {self.channels}, {self.resolution}, {self.resolution}]"
             )
         return images
+
+
+def linearize_logits(net: Discriminator, images: Tensor) -> tuple[Tensor, Linearization]:
+    """The rule of a discriminator that returns ``main(checked(images)).flatten()``."""
+    y, derivative = linearize(net.main, net.checked(images))
+    logits = y.flatten()
+    return logits, linearized.chain(derivative, linearized.reshaped(y, logits))
 
 
 def _check_positive(net: Network, **sizes: int) -> None:

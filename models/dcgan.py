@@ -6,11 +6,20 @@ load. Batch norm and its activation are one operator here; an `Identity` keeps t
 
 import itertools
 
-from gankernels.models._network import Discriminator, Generator, Network
+from gankernels.models._network import Discriminator, Generator, Network, linearize_logits
 from torch import Tensor
 from torch.nn import Identity, Module, Sequential, init
 
-from gankernels.nn import BatchNormAct2d, BiasAct, Conv2d, ConvTranspose2d
+from gankernels.nn import (
+    BatchNormAct2d,
+    BiasAct,
+    Conv2d,
+    ConvTranspose2d,
+    Linearization,
+    linearize,
+    linearized,
+    register_linearization,
+)
 
 
 class DCGANGenerator(Generator):
@@ -72,6 +81,16 @@ class DCGANDiscriminator(Discriminator):
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, resolution, resolution] -> [N] logits."""
         return self.main(self.checked(images)).flatten()
+
+
+register_linearization(DCGANDiscriminator)(linearize_logits)
+
+
+@register_linearization(DCGANGenerator)
+def _linearize_generator(net: DCGANGenerator, z: Tensor) -> tuple[Tensor, Linearization]:
+    square = net.flat(z)[:, :, None, None]
+    y, derivative = linearize(net.main, square)
+    return y, linearized.chain(linearized.reshaped(z, square), derivative)
 
 
 def _widths(net: Network, resolution: int, width: int, max_width: int | None) -> list[int]:

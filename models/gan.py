@@ -6,11 +6,11 @@ Goodfellow et al. 2014, arXiv 1406.2661. Any square resolution (the convolutiona
 import itertools
 from collections.abc import Sequence
 
-from gankernels.models._network import Discriminator, Generator, Network
+from gankernels.models._network import Discriminator, Generator, Network, linearize_logits
 from torch import Tensor
 from torch.nn import Dropout, Flatten, MaxPool2d, Module, Sequential, init
 
-from gankernels.nn import BiasAct, Conv2d, ConvTranspose2d, Linear, Maxout
+from gankernels.nn import BiasAct, Conv2d, ConvTranspose2d, Linear, Maxout, register_linearization
 
 
 class MLPGenerator(Generator):
@@ -192,6 +192,9 @@ class ConvMaxoutDiscriminator(Discriminator):
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, resolution, resolution] -> [N] logits."""
         return self.main(self.checked(images)).flatten()
+
+
+register_linearization(MLPDiscriminator, MaxoutDiscriminator, ConvMaxoutDiscriminator)(linearize_logits)
 
 
 def _initialise(net: Network) -> None:

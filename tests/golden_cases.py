@@ -75,6 +75,38 @@ def _cases():
         lambda x, b: ops.pixel_shuffle_act(x, 2, b, act="swish"),
         {"x": y, "b": _draw(4, seed=15)},
     )
+    styles, noise = _draw(2, 3, seed=10), _draw(5, 4, seed=11)
+    for name, kwargs in {
+        "up": {"up": 2, "padding": 1},
+        "down": {"down": 2, "padding": 1, "flip_weight": False},
+        "both": {"up": 2, "down": [3, 2], "padding": [1, 2, 0, 1], "flip_filter": True},
+    }.items():
+        yield (
+            f"conv2d_resample_{name}",
+            lambda x, w, kwargs=kwargs: ops.conv2d_resample(x, w, f2, **kwargs),
+            {"x": x, "w": w},
+        )
+    for name, kwargs in {
+        "plain": {"padding": 1},
+        "up": {"up": 2, "padding": 1, "flip_weight": False, "resample_filter": f},
+        "stylegan3": {"padding": 2, "prenormalize": True, "input_gain": 0.7},
+        "bare": {"padding": 1, "demodulate": False},
+    }.items():
+        yield (
+            f"modulated_conv2d_{name}",
+            lambda x, w, s, kwargs=kwargs: ops.modulated_conv2d(x, w, s, **kwargs),
+            {"x": x, "w": w, "s": styles},
+        )
+    yield (
+        "modulated_conv2d_act",
+        lambda x, w, s, b, noise: ops.modulated_conv2d_act(x, w, s, b, noise=noise, padding=1, act="swish", clamp=2.0),
+        {"x": x, "w": w, "s": styles, "b": _draw(4, seed=12), "noise": noise},
+    )
+    yield (
+        "modulate_act",
+        lambda x, s, noise: ops.modulate_act(x, s, noise=noise, act="lrelu"),
+        {"x": x, "s": styles, "noise": noise},
+    )
 
 
 CASES = {name: (f, tensors) for name, f, tensors in _cases()}

@@ -143,7 +143,7 @@ class OpTests:
 
     @staticmethod
     def device(backend: str) -> torch.device:
-        gpu = backend in ("cuda", "triton") and torch.cuda.is_available() and backend not in _backend.emulated
+        gpu = backend != "cpu" and torch.cuda.is_available() and backend not in _backend.emulated
         return torch.device("cuda" if gpu else "cpu")
 
     def has(self, backend: str, dtype: torch.dtype) -> bool:

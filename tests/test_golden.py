@@ -42,10 +42,14 @@ def test_published_numbers(path, backend):
     op = spec.get("op")
     if not hasattr(ops, str(op)):
         pytest.skip(f"{op or spec.get('family')} is not built yet")
-    inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in ("x", "b", "w", "f") if k in d}
+    names = [k for k in ("x", "b", "w", "s", "f", "noise") if k in d]
+    inputs = {k: torch.from_numpy(d[k].copy()).requires_grad_(k in "xbws") for k in names}
     leaves = [t for t in inputs.values() if t.requires_grad]
+    named = {k: inputs.pop(k) for k in ("f", "noise") if op.startswith("modulated") and k in inputs}
+    if "f" in named:
+        named["resample_filter"] = named.pop("f")
     with gankernels.backend(backend):
-        y = getattr(ops, op)(*inputs.values(), **spec["kwargs"])
+        y = getattr(ops, op)(*inputs.values(), **named, **spec["kwargs"])
         gy = torch.from_numpy(d["gy"].copy()).requires_grad_()
         first = torch.autograd.grad(y, leaves, gy, create_graph=True)
         total = sum(g.square().sum() for g in first)

@@ -1,6 +1,7 @@
 """What is installed, and from where: the package list equals the tree, wheels hold no tests, the house is in order."""
 
 import importlib
+import json
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,8 @@ import tomllib
 import zipfile
 
 import pytest
+
+from gankernels import _backend
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -80,12 +83,13 @@ def test_top_level_is_the_house():
 
 
 def test_every_operator_has_its_files():
+    without_kernels = {_backend.home(op) for op in _backend.compounds}
     for path in (ROOT / "gankernels" / "ops").glob("*.py"):
         stem = path.stem
         if stem.startswith("_") or stem.endswith("_op"):
             continue
-        kernels = [] if stem == "composites" else [f"csrc/cpu/{stem}.cpp"]
-        for other in (f"tests/test_{stem}.py", f"benchmarks/bench_{stem}.py", *kernels):
+        others = [f"tests/test_{stem}.py", f"benchmarks/bench_{stem}.py"]
+        for other in others if stem in without_kernels else [*others, f"csrc/cpu/{stem}.cpp"]:
             assert (ROOT / other).exists(), f"{stem} has no {other}"
 
 
@@ -125,4 +129,31 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
         assert name in names
     assert any(n.startswith("gankernels/data/bundled/fashion-mnist/") for n in names)
     assert any(n.startswith("gankernels/data/bundled/emoji/") for n in names)
-    assert not [n for n in names if "test" in pathlib.PurePath(n).name.split(".")[0].split("_")]
+    assert "gankernels/_csrc/cuda/bias_act.cuh" in names
+    assert not [n for n in names if n.endswith((".cpp", ".cu")) or "/_csrc/cpu/" in n]
+    carried = {n.rpartition("/")[2] for n in names if n.startswith("gankernels/_tests/")}
+    operators = {p.name for p in (ROOT / "gankernels" / "ops").glob("[!_]*.py") if not p.stem.endswith("_op")}
+    assert carried == {"conftest.py", "op_tests.py", *(f"test_{name}" for name in operators)}
+    assert "gankernels/_benchmarks/bench_tools.py" in names
+    others = [n for n in names if not n.startswith("gankernels/_tests/")]
+    assert not [n for n in others if "test" in pathlib.PurePath(n).name.split(".")[0].split("_")]
+
+
+def test_the_wheel_finds_what_it_carries(distributions, tmp_path):
+    """Away from the checkout: CUDA's sources, and the operators' tests, which run there."""
+    pytest.importorskip("tyro")
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        wheel.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    found = run("-c", "from gankernels import _nvrtc; print(_nvrtc.sources())")
+    assert found.stdout.strip() == str(tmp_path / "site" / "gankernels" / "_csrc"), found.stderr
+    done = run("-m", "gankernels", "selftest", "--quick", "--only", "bias_act", "--no-benchmarks")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = json.loads((tmp_path / "selftest.json").read_text())["checks"]
+    assert {c["outcome"] for c in checks if c["backend"] == "reference"} == {"passed", "skipped"}

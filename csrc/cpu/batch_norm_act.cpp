@@ -1,7 +1,5 @@
 // batch_norm_act on the CPU: its three kernels, each one job of batch_norm_act_run.h.
 #include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zero.h>
@@ -9,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include "batch_norm_act_op.h"
 #include "cpu/batch_norm_act_run.h"
 
 namespace gk::batch_norm {
@@ -33,38 +32,10 @@ NormShape shape_of(const Tensor& x, at::MemoryFormat format) {
   return s;
 }
 
-void check_whole(const char* name, const optional<Tensor>& t, const Tensor& x) {
-  if (!t.has_value()) return;
-  TORCH_CHECK_VALUE(t->sizes() == x.sizes(), "batch_norm_act: ", name, " has shape ", t->sizes(), ", expected ",
-                    x.sizes());
-  check_like("batch_norm_act", name, *t, x);
-}
-
-// A number a channel; `exact` asks for the dtype that the sums of x have, else any floating one serves.
-void check_channels(const char* name, const optional<Tensor>& t, const Tensor& x, bool exact = false) {
-  if (!t.has_value()) return;
-  TORCH_CHECK_VALUE(t->dim() == 1 && t->size(0) == x.size(1), "batch_norm_act: ", name, " has shape ", t->sizes(),
-                    ", expected [", x.size(1), "]");
-  TORCH_CHECK_VALUE(t->device() == x.device() && at::isFloatingType(t->scalar_type()), "batch_norm_act: ", name, " is ",
-                    t->scalar_type(), " on ", t->device(), ", expected floating point on ", x.device());
-  TORCH_CHECK_VALUE(!exact || t->scalar_type() == at::toOpMathType(x.scalar_type()), "batch_norm_act: ", name, " is ",
-                    t->scalar_type(), ", expected ", at::toOpMathType(x.scalar_type()));
-}
-
-void check_parameters(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias) {
-  TORCH_CHECK_VALUE(x.dim() >= 2, "batch_norm_act: x has shape ", x.sizes(), ", expected [N, C, ...]");
-  check_channels("weight", weight, x);
-  check_channels("bias", bias, x);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_cpu(
     const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias, const optional<Tensor>& running_mean,
     const optional<Tensor>& running_var, bool training, double eps, c10::string_view act, double alpha, double gain) {
-  check_parameters(x, weight, bias);
-  check_channels("running_mean", running_mean, x);
-  check_channels("running_var", running_var, x);
-  TORCH_CHECK_VALUE(training || (running_mean.has_value() && running_var.has_value()),
-                    "batch_norm_act: running_mean and running_var are None, expected tensors when not training");
+  check_forward(x, weight, bias, running_mean, running_var, training);
   const auto format = x.suggest_memory_format();
   const Tensor xc = x.contiguous(format);
   Tensor y = at::empty_like(xc);
@@ -109,10 +80,6 @@ std::vector<C> forward_factors(int64_t channels, const Tensor& mean, const Tenso
   return out;
 }
 
-Tensor maybe_empty(bool wanted, const Tensor& like) {
-  return wanted ? at::empty_like(like) : at::empty({0}, like.options());
-}
-
 // [channels] of the dtype of `like` (of mean where there is none), or [0]; `values` are double.
 Tensor parameter_grad(bool wanted, const Tensor& values, const optional<Tensor>& like, const Tensor& mean) {
   const auto dtype = like.has_value() ? like->scalar_type() : mean.scalar_type();
@@ -129,10 +96,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cpu(const Tensor& gy,
                                                                const optional<Tensor>& bias, const Tensor& mean,
                                                                const Tensor& r, bool training, c10::string_view act,
                                                                double alpha, double gain, std::array<bool, 3> wanted) {
-  check_parameters(x, weight, bias);
-  check_channels("mean", mean, x, true);
-  check_channels("invstd", r, x, true);
-  check_whole("gy", gy, x);
+  check_backward(gy, x, weight, bias, mean, r);
   const auto format = x.suggest_memory_format();
   const Tensor xc = x.contiguous(format), gc = gy.contiguous(format);
   const NormShape s = shape_of(xc, format);
@@ -160,13 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_double_backward_cpu(
     const optional<Tensor>& v, const optional<Tensor>& p, const optional<Tensor>& q, const Tensor& gy, const Tensor& x,
     const optional<Tensor>& weight, const optional<Tensor>& bias, const Tensor& mean, const Tensor& r, bool training,
     c10::string_view act, double alpha, double gain, std::array<bool, 4> wanted) {
-  check_parameters(x, weight, bias);
-  check_channels("mean", mean, x, true);
-  check_channels("invstd", r, x, true);
-  check_whole("gy", gy, x);
-  check_whole("v", v, x);
-  check_channels("p", p, x);
-  check_channels("q", q, x);
+  check_double_backward(v, p, q, gy, x, weight, bias, mean, r);
   const auto format = x.suggest_memory_format();
   const Tensor xc = x.contiguous(format), gc = gy.contiguous(format);
   const Tensor vc = v.has_value() ? v->contiguous(format) : at::zeros_like(xc);

@@ -55,13 +55,12 @@ struct ForwardPart {
 
 template <Act A, class C>
 struct BackwardPart {
-  static constexpr int kTerms = NormBackward::kSums, kValues = 1;
+  static constexpr int kTerms = kNormBackwardSums, kValues = 1;
   template <class F>
   static GK_HD void terms(const C* x, const C* g, const C*, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
     const C centred = x[i] - f.get(0, i);
     const C u = centred * f.get(1, i) + f.get(2, i);
-    out[0] = g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha));
-    out[1] = out[0] * centred;
+    norm_backward_terms(g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha)), centred, out);
   }
   template <class F>
   static GK_HD void values(const C* x, const C* g, const C*, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
@@ -75,23 +74,13 @@ struct BackwardPart {
 template <Act A, class C>
 struct SecondPart {
   static constexpr bool kSmooth = A != Act::linear && A != Act::relu && A != Act::lrelu;
-  static constexpr int kTerms = kSmooth ? NormSecond::kSums : NormSecond::kSumsLinear, kValues = 2;
+  static constexpr int kTerms = kSmooth ? kNormSecondSums : kNormSecondSumsLinear, kValues = 2;
   template <class F>
   static GK_HD void terms(const C* x, const C* g, const C* v, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
     const C centred = x[i] - f.get(0, i);
     const C u = centred * f.get(1, i) + f.get(2, i);
-    out[0] = g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha));
-    out[1] = out[0] * centred;
-    out[2] = v[i];
-    out[3] = v[i] * centred;
-    out[4] = out[0] * v[i];
-    if constexpr (kSmooth) {
-      out[5] = g[i] * (p.gain * act_derivative<A, 2>(u, p.alpha));
-      out[6] = out[5] * centred;
-      out[7] = out[6] * centred;
-      out[8] = out[5] * v[i];
-      out[9] = out[8] * centred;
-    }
+    const C h = kSmooth ? g[i] * (p.gain * act_derivative<A, 2>(u, p.alpha)) : C(0);
+    norm_second_terms<kSmooth>(g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha)), h, v[i], centred, out);
   }
   template <class F>
   static GK_HD void values(const C* x, const C* g, const C* v, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {

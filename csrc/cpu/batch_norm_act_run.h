@@ -20,7 +20,7 @@
 // A space of its own: the loops' names must be no other operator's.
 namespace gk::batch_norm {
 
-constexpr int kLanes = 32, kMostFactors = 11, kMostTerms = NormSecond::kSums;
+constexpr int kLanes = 32, kMostFactors = 11, kMostTerms = kNormSecondSums;
 constexpr int64_t kTile = 512, kStrip = 256, kFlush = 16, kMomentRows = 64;
 
 enum class NormPass { mean, spread, forward, backward, second };

@@ -1,4 +1,4 @@
-// conv2d, conv_transpose2d and conv2d_weight_grad on the CPU: checks, the float32 rule, and the choice of a route.
+// conv2d, conv_transpose2d and conv2d_weight_grad on the CPU: the float32 rule, and the choice of a route.
 #include "cpu/conv2d.h"
 
 #include <torch/library.h>
@@ -9,67 +9,17 @@
 namespace {
 
 using at::Tensor;
+using gk::conv::any_empty;
+using gk::conv::empty_result;
+using gk::conv::format_of;
 using gk::conv::Geometry;
 using gk::conv::Pair;
 
-// Each by itself: a product of sizes of ordinary layers passes 2^64 and wraps to zero.
-template <class... Tensors>
-bool any_empty(const Tensors&... tensors) {
-  return ((tensors.numel() == 0) || ...);
-}
-
-Pair pair(at::IntArrayRef v, const char* name) {
-  TORCH_CHECK_VALUE(v.size() == 2, name, ": expected two numbers, got ", v);
-  return {v[0], v[1]};
-}
-
-Geometry geometry(at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
-  const Geometry g{pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation"), groups};
-  for (const int d : {0, 1}) {
-    TORCH_CHECK_VALUE(g.stride[d] > 0 && g.dilation[d] > 0, "stride and dilation: expected positive, got ", stride,
-                      " and ", dilation);
-    TORCH_CHECK_VALUE(g.padding[d] >= 0, "padding: expected 0 or more, got ", padding);
-  }
-  TORCH_CHECK_VALUE(groups > 0, "groups: expected 1 or more, got ", groups);
-  return g;
-}
-
-bool is_channels_last(const Tensor& t) { return t.suggest_memory_format() == at::MemoryFormat::ChannelsLast; }
-
-// PyTorch's rule: channels_last as soon as one operand is.
-at::MemoryFormat format_of(const Tensor& a, const Tensor& b) {
-  return is_channels_last(a) || is_channels_last(b) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-}
-
 bool is_low(const Tensor& t) { return t.scalar_type() == at::kHalf || t.scalar_type() == at::kBFloat16; }
-
-void check_pair(const Tensor& a, const Tensor& b, const char* name) {
-  TORCH_CHECK_VALUE(a.dim() == 4 && b.dim() == 4, name, ": expected 4-D tensors, got ", a.sizes(), " and ", b.sizes());
-  TORCH_CHECK_VALUE(a.scalar_type() == b.scalar_type(), name, ": dtypes differ: ", a.scalar_type(), " and ",
-                    b.scalar_type());
-}
-
-void check_bias(const std::optional<Tensor>& bias, const Tensor& x, int64_t channels, const char* name) {
-  if (!bias.has_value() || !bias->defined()) return;
-  TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == channels, name, ": bias has shape ", bias->sizes(),
-                    ", expected [", channels, "]");
-  TORCH_CHECK_VALUE(bias->scalar_type() == x.scalar_type() && bias->device() == x.device(), name, ": bias is ",
-                    bias->scalar_type(), " on ", bias->device(), ", expected ", x.scalar_type(), " on ", x.device());
-}
-
-int64_t natural(const Geometry& g, int d, int64_t large, int64_t kernel) {
-  return (large + 2 * g.padding[d] - g.dilation[d] * (kernel - 1) - 1) / g.stride[d] + 1;
-}
 
 // One filter over a whole image and nothing more: a matrix product.
 bool covers(const Geometry& g, at::IntArrayRef large, at::IntArrayRef kernel) {
   return g.groups == 1 && large == kernel && g.padding == Pair{0, 0} && g.dilation == Pair{1, 1};
-}
-
-Tensor empty_result(at::IntArrayRef size, const Tensor& like, const std::optional<Tensor>& bias, at::MemoryFormat f) {
-  Tensor y = at::zeros(size, like.options().memory_format(f));
-  if (bias.has_value()) y += bias->view({-1, 1, 1});
-  return y;
 }
 
 // A tensor to pass where only the shape is read. Its memory is kept and never touched: a fresh one for each call would
@@ -86,11 +36,7 @@ Tensor shape_only(at::IntArrayRef size, const Tensor& like, at::MemoryFormat for
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
                 at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::IntArrayRef size) {
-  const Geometry g = geometry(stride, padding, dilation, groups);
-  pair(size, "conv2d: size");
-  check_pair(x, weight, "conv2d");
-  TORCH_CHECK_VALUE(x.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0, "conv2d: x has ", x.size(1),
-                    " channels, weight is ", weight.sizes(), " in ", groups, " groups");
+  const Geometry g = gk::conv::check(x, weight, bias, stride, padding, dilation, groups, size);
   const at::MemoryFormat format = format_of(x, weight);
   if (is_low(x)) {
     const auto b = bias.has_value() ? std::make_optional(bias->to(at::kFloat)) : std::nullopt;
@@ -98,12 +44,6 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
         .to(x.scalar_type(), false, false, format);
   }
   const int64_t n = x.size(0), c = weight.size(0);
-  check_bias(bias, x, c, "conv2d");
-  for (const int d : {0, 1}) {
-    const int64_t most = natural(g, d, x.size(2 + d), weight.size(2 + d));
-    TORCH_CHECK_VALUE(size[d] >= 0 && size[d] <= std::max<int64_t>(most, 0), "conv2d: size is ", size,
-                      ", expected at most ", most, " on axis ", d);
-  }
   if (any_empty(x, weight) || size[0] * size[1] == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
   Tensor y;
   if (covers(g, x.sizes().slice(2), weight.sizes().slice(2)) && size[0] * size[1] == 1) {
@@ -122,11 +62,7 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 
 Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, at::IntArrayRef stride,
                  at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::IntArrayRef size) {
-  const Geometry g = geometry(stride, padding, dilation, groups);
-  pair(size, "conv_transpose2d: size");
-  check_pair(x, weight, "conv_transpose2d");
-  TORCH_CHECK_VALUE(x.size(1) == weight.size(0) && weight.size(0) % groups == 0, "conv_transpose2d: x has ", x.size(1),
-                    " channels, weight is ", weight.sizes(), " in ", groups, " groups");
+  const Geometry g = gk::conv::check_transpose(x, weight, bias, stride, padding, dilation, groups, size);
   const at::MemoryFormat format = format_of(x, weight);
   if (is_low(x)) {
     const auto b = bias.has_value() ? std::make_optional(bias->to(at::kFloat)) : std::nullopt;
@@ -134,10 +70,6 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
         .to(x.scalar_type(), false, false, format);
   }
   const int64_t n = x.size(0), c = weight.size(1) * groups;
-  check_bias(bias, x, c, "conv_transpose2d");
-  for (const int d : {0, 1})
-    TORCH_CHECK_VALUE(size[d] >= 0 && natural(g, d, size[d], weight.size(2 + d)) >= x.size(2 + d),
-                      "conv_transpose2d: size is ", size, ", too small on axis ", d, " for x of ", x.sizes());
   if (any_empty(x, weight) || size[0] * size[1] == 0) return empty_result({n, c, size[0], size[1]}, x, bias, format);
   Tensor y;
   if (covers(g, size, weight.sizes().slice(2)) && x.size(2) * x.size(3) == 1) {
@@ -148,10 +80,7 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
   } else if (gk::conv::direct_pays(x, weight, g, size, true, format)) {
     y = gk::conv::direct(x.contiguous(), weight, bias, g, size, true);
   } else {
-    Pair extra;
-    for (const int d : {0, 1})
-      extra[d] =
-          size[d] - ((x.size(2 + d) - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.size(2 + d) - 1) + 1);
+    const Pair extra = gk::conv::output_padding(x, weight, g, size);
     y = at::convolution(x, weight, bias, stride, padding, dilation, true, extra, groups);
   }
   return y.contiguous(format);
@@ -159,11 +88,7 @@ Tensor transpose(const Tensor& x, const Tensor& weight, const std::optional<Tens
 
 Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef stride, at::IntArrayRef padding,
                    at::IntArrayRef dilation, int64_t groups, at::IntArrayRef kernel) {
-  const Geometry g = geometry(stride, padding, dilation, groups);
-  pair(kernel, "conv2d_weight_grad: kernel");
-  check_pair(small, large, "conv2d_weight_grad");
-  TORCH_CHECK_VALUE(small.size(0) == large.size(0) && small.size(1) % groups == 0 && large.size(1) % groups == 0,
-                    "conv2d_weight_grad: ", small.sizes(), " and ", large.sizes(), " in ", groups, " groups");
+  const Geometry g = gk::conv::check_weight_grad(small, large, stride, padding, dilation, groups, kernel);
   const at::MemoryFormat format = format_of(small, large);
   if (is_low(small))
     return weight_grad(small.to(at::kFloat), large.to(at::kFloat), stride, padding, dilation, groups, kernel)
@@ -178,9 +103,7 @@ Tensor weight_grad(const Tensor& small, const Tensor& large, at::IntArrayRef str
         .contiguous(format);
   if (gk::conv::product_pays(small, {c, i, kernel[0], kernel[1]}, n, area, g, format))
     return gk::conv::product_weight_grad(small, large, g, kernel);
-  // An output_padding of a stride or more leaves rows of `large` that `small` could have but has not: those are zero.
-  const Pair full{natural(g, 0, large.size(2), kernel[0]), natural(g, 1, large.size(3), kernel[1])};
-  const Tensor whole = full == area ? small : at::constant_pad_nd(small, {0, full[1] - area[1], 0, full[0] - area[0]});
+  const Tensor whole = gk::conv::whole(small, large, g, kernel);
   const Tensor weight = shape_only({c, i, kernel[0], kernel[1]}, small, format);
   const auto grads = at::convolution_backward(whole, large, weight, std::nullopt, stride, padding, dilation, false,
                                               {0, 0}, groups, {false, true, false});

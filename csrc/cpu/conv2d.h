@@ -1,17 +1,8 @@
-// What the CPU's convolution kernels share: the sizes of one call, with the indices of csrc/conv2d_autograd.cpp.
+// What the CPU's convolution kernels share.
 #pragma once
-#include <ATen/ATen.h>
-
-#include <array>
+#include "conv2d_op.h"
 
 namespace gk::conv {
-
-using Pair = std::array<int64_t, 2>;  // [rows, columns]
-
-struct Geometry {
-  Pair stride, padding, dilation;
-  int64_t groups;
-};
 
 // Where a plane's rows lie: sample [r][q] of the scratch at r * pitch + q, of the image at (r * row_step) * width + q *
 // step, for 0 <= r < rows and 0 <= q < count.

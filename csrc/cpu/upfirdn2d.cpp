@@ -88,12 +88,7 @@ void factor(FirFilter& f, int64_t kh, int64_t kw, double slack) {
 }
 
 FirFilter read_filter(const at::Tensor& x, const at::Tensor& f, const std::optional<at::Tensor>& fy, bool flip) {
-  for (const at::Tensor& t : {f, fy.value_or(f)})
-    TORCH_CHECK(t.device() == x.device() && (t.scalar_type() == x.scalar_type() || t.scalar_type() == at::kFloat),
-                "upfirdn2d: the filter is ", t.scalar_type(), " on ", t.device(), ", expected float32 or ",
-                x.scalar_type(), " on ", x.device());
-  TORCH_CHECK(fy.has_value() ? f.dim() == 1 && fy->dim() == 1 : f.dim() == 2, "upfirdn2d: the filter has shape ",
-              f.sizes(), ", expected [KH, KW], or [KW] with fy of [KH]");
+  check_fir_filter(x, f, fy);
   if (fy.has_value()) return {numbers(f, flip), numbers(*fy, flip), {}};
   FirFilter filter{{}, {}, numbers(f, flip)};
   const bool twice = x.scalar_type() == at::kDouble;  // the residue may be what rounding the taps explains

@@ -70,9 +70,7 @@ at::Tensor filter_grad(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef
                        at::IntArrayRef down, at::IntArrayRef padding, bool flip, double gain) {
   const auto axes = fir_axes(x, taps, up, down, padding);
   const FirLine h(axes[0]), v(axes[1]);
-  const std::vector<int64_t> expected{x.size(0), x.size(1), v.out, h.out};
-  TORCH_CHECK(g.sizes() == expected && g.scalar_type() == x.scalar_type() && g.device() == x.device(),
-              "upfirdn2d_filter_grad: g is ", g.scalar_type(), g.sizes(), ", expected ", x.scalar_type(), expected);
+  check_fir_cotangent(x, g, axes);
   const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor out = at::empty({v.taps, h.taps}, x.options().dtype(type).memory_format(at::MemoryFormat::Contiguous));
   const bool last = x.suggest_memory_format() == at::MemoryFormat::ChannelsLast;

@@ -1,4 +1,4 @@
-// What the CPU kernels of upfirdn2d and of its filter gradient share: checks, the phases of an axis, the view of a
+// What the CPU kernels of upfirdn2d and of its filter gradient share: the phases of an axis, the view of a
 // tensor as planes of rows, and the pieces of work.
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "upfirdn2d.h"
+#include "upfirdn2d_op.h"
 
 namespace gk {
 
@@ -77,27 +77,6 @@ void with_fir_dtype(at::ScalarType type, F f) {
     default:
       TORCH_CHECK(false, "upfirdn2d: x has dtype ", type, ", expected float64, float32, bfloat16 or float16");
   }
-}
-
-// The axes of a call, after its checks: {x, y}. `taps` are [KH, KW].
-inline std::vector<FirAxis> fir_axes(const at::Tensor& x, at::IntArrayRef taps, at::IntArrayRef up,
-                                     at::IntArrayRef down, at::IntArrayRef padding) {
-  TORCH_CHECK(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0, "upfirdn2d: x has shape ", x.sizes(),
-              ", expected [N, C, H, W] with H and W at least 1");
-  TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4 && taps.size() == 2,
-              "upfirdn2d: expected factors [x, y], padding [x0, x1, y0, y1] and taps [KH, KW]");
-  std::vector<FirAxis> axes;
-  for (int i = 0; i < 2; ++i) {
-    FirAxis a{x.size(3 - i), 0, taps[1 - i], up[i], down[i], padding[2 * i]};
-    TORCH_CHECK(a.up > 0 && a.down > 0 && a.taps > 0, "upfirdn2d: up ", up, ", down ", down, ", taps ", taps,
-                ", expected 1 or more each");
-    const int64_t room = a.in * a.up + a.pad0 + padding[2 * i + 1] - a.taps;
-    TORCH_CHECK(room >= 0, "upfirdn2d: the output would be empty, for x ", x.sizes(), ", up ", up, ", padding ",
-                padding, " and taps ", taps);
-    a.out = room / a.down + 1;
-    axes.push_back(a);
-  }
-  return axes;
 }
 
 }  // namespace gk

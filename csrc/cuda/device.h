@@ -2,15 +2,13 @@
 // csrc/cuda/<op>_torch.cpp.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
 #include <optional>
 
 #include "launch.h"
-#ifdef GANKERNELS_WITH_CUDA
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
 
 namespace gk {
 
@@ -20,18 +18,21 @@ struct Emulator {
   void (*begin)(const char* op);
   u64 (*address)(const void* storage, i64 storage_bytes, i64 start, i64 item_bytes, i64 dims, const i64* sizes,
                  const i64* strides);
-  const char* (*run)(const Launcher* self, const Launch* launch);
+  RunLaunch run;
 };
 
 Emulator& emulator();  // all null outside tests
 
-// The runner that an operator's .cu exports, or nullptr in a build without CUDA: GK_RUNNER(bias_act)
+// Runs the launches of CUDA tensors in a build without CUDA; null until gankernels._launch puts CuPy there.
+RunLaunch& runtime_runner();
+
+// The runner that an operator's .cu exports; in a build without CUDA the installed one: GK_RUNNER(bias_act)
 #ifdef GANKERNELS_WITH_CUDA
 #define GK_DECLARE_RUNNER(op) extern "C" const char* gk_##op##_run(const gk::Launcher* self, const gk::Launch* launch)
 #define GK_RUNNER(op) (&gk_##op##_run)
 #else
 #define GK_DECLARE_RUNNER(op) static_assert(true, "")
-#define GK_RUNNER(op) nullptr
+#define GK_RUNNER(op) gk::runtime_runner()
 #endif
 
 inline i64 dtype_code(const at::Tensor& tensor) {
@@ -52,20 +53,18 @@ inline i64 dtype_code(const at::Tensor& tensor) {
 // One call of an operator's entries, on the device and current stream of `like`.
 class Call {
  public:
-  Call(const char* op, decltype(Launcher::run) run, const at::Tensor& like) : op_(op), emulated_(like.is_cpu()) {
+  Call(const char* op, RunLaunch run, const at::Tensor& like) : op_(op), emulated_(like.is_cpu()) {
     if (emulated_) {
       TORCH_CHECK(emulator().run, op, ": a CUDA kernel was called with tensors on ", like.device());
       emulator().begin(op);
-      launcher_ = {emulator().run, nullptr};
+      launcher_ = {emulator().run, nullptr, op, 0};
       return;
     }
-#ifdef GANKERNELS_WITH_CUDA
+    TORCH_CHECK(run, op, ": gankernels was built without CUDA (reinstall it where nvcc is, with GANKERNELS_CUDA=1)");
+    // The device-independent faces of CUDAGuard and getCurrentCUDAStream, which a build without CUDA also has.
     guard_.emplace(like.device());
-    launcher_ = {run, c10::cuda::getCurrentCUDAStream(like.device().index()).stream()};
-#else
-    (void)run;
-    TORCH_CHECK(false, op, ": gankernels was built without CUDA (set GANKERNELS_CUDA=1 and reinstall)");
-#endif
+    const c10::Stream stream = c10::impl::VirtualGuardImpl(like.device().type()).getStream(like.device());
+    launcher_ = {run, stream.native_handle(), op, like.device().index()};
   }
 
   Call(const Call&) = delete;
@@ -93,9 +92,7 @@ class Call {
   const char* op_;
   bool emulated_;
   Launcher launcher_ = {};
-#ifdef GANKERNELS_WITH_CUDA
-  std::optional<c10::cuda::CUDAGuard> guard_;
-#endif
+  std::optional<c10::DeviceGuard> guard_;
 };
 
 }  // namespace gk

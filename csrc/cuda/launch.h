@@ -33,10 +33,14 @@ struct Launch {
 };
 
 // Who runs a launch: the CUDA runtime in the extension, CuPy, or a test. `run` returns nullptr or what went wrong.
+// gankernels/_launch.py mirrors this and Launch.
 struct Launcher {
   const char* (*run)(const Launcher* self, const Launch* launch);
   void* stream;
+  const char* op;  // the stem of the operator's sources
+  i64 device;      // the number of the GPU
 };
+using RunLaunch = decltype(Launcher::run);
 
 // Formats an error for an entry to return. Valid until the next failure on this thread.
 __attribute__((format(printf, 1, 2))) inline const char* fail(const char* format, ...) {

@@ -41,10 +41,28 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
 template <typename T>
 constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 
-template <typename T>
-struct alignas(16) Pack {
-  T v[kPack<T>];
+template <typename T, int N = kPack<T>>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
 };
+
+// N neighbours in one access; their address is a multiple of their size.
+template <typename T, int N>
+__device__ __forceinline__ Pack<T, N> load_whole(const T* from) {
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+template <typename T, int N>
+__device__ __forceinline__ void widen(const Pack<T, N>& pack, acc_of<T> (&to)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = widen(pack.v[i]);
+}
+template <typename T, int N>
+__device__ __forceinline__ void store_whole(T* to, const acc_of<T> (&from)[N]) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < N; ++i) pack.v[i] = narrow<T>(from[i]);
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
 
 // Elements at `first`, `first` + `step`, ...: 16 bytes in one access where step is 1 and `whole` (which includes that
 // they are aligned), else one by one up to `end`.
@@ -52,9 +70,7 @@ template <typename T>
 __device__ __forceinline__ void load_pack(const T* from, i64 first, i64 step, i64 end, bool whole,
                                           acc_of<T> (&to)[kPack<T>]) {
   if (whole) {
-    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from + first);
-#pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) to[i] = widen(pack.v[i]);
+    widen<T, kPack<T>>(load_whole<T, kPack<T>>(from + first), to);
   } else {
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) to[i] = first + i * step < end ? widen(from[first + i * step]) : acc_of<T>(0);
@@ -65,10 +81,7 @@ template <typename T>
 __device__ __forceinline__ void store_pack(T* to, i64 first, i64 step, i64 end, bool whole,
                                            const acc_of<T> (&from)[kPack<T>]) {
   if (whole) {
-    Pack<T> pack;
-#pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) pack.v[i] = narrow<T>(from[i]);
-    *reinterpret_cast<Pack<T>*>(to + first) = pack;
+    store_whole<T, kPack<T>>(to + first, from);
   } else {
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i)

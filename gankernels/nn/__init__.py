@@ -1,8 +1,36 @@
 """Layers: thin modules over `gankernels.ops`, named and built as PyTorch's are."""
 
+from gankernels.nn import _layer_rules  # noqa: F401  registers the layers' derivatives
+from gankernels.nn._linearize import (
+    Linearization,
+    linearize,
+    pullback,
+    pushforward,
+    register_linearization,
+)
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
-__all__ = ["BatchNormAct2d", "BiasAct", "Conv2d", "ConvTranspose2d", "Linear", "Maxout", "MinibatchStdDev", "PixelNorm"]
+__all__ = [
+    "BatchNormAct2d",
+    "BiasAct",
+    "Conv2d",
+    "ConvTranspose2d",
+    "EqualizedConv2d",
+    "EqualizedLinear",
+    "Linear",
+    "Linearization",
+    "Maxout",
+    "MinibatchStdDev",
+    "ModulatedConv2d",
+    "NoiseInjection",
+    "PixelNorm",
+    "StyledConv",
+    "linearize",
+    "pullback",
+    "pushforward",
+    "register_linearization",
+]

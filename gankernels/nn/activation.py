@@ -49,5 +49,9 @@ class Maxout(torch.nn.Module):
         """[N, C, ...] -> [N, C / pieces, ...]."""
         return ops.maxout(x, self.pieces)
 
+    def check(self, x: Tensor) -> None:
+        if x.shape[1] % self.pieces:
+            raise ValueError(f"Maxout: x has {x.shape[1]} channels, expected a multiple of pieces = {self.pieces}")
+
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"

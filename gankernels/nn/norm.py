@@ -32,6 +32,11 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same."""
+        args, kwargs = self.arguments(x)
+        return ops.batch_norm_act(*args, **kwargs)
+
+    def arguments(self, x: Tensor) -> tuple[tuple, dict]:
+        """Those of `ops.batch_norm_act` for one forward pass, which they count as one."""
         self._check_input_dim(x)
         momentum = self.momentum
         track = self.training and self.track_running_stats
@@ -41,18 +46,14 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
                 momentum = 1.0 / float(self.num_batches_tracked)
         use_batch = self.training or self.running_mean is None
         running = (self.running_mean, self.running_var) if track or not use_batch else (None, None)
-        return ops.batch_norm_act(
-            x,
-            self.weight,
-            self.bias,
-            *running,
-            training=use_batch,
-            momentum=0.0 if momentum is None else momentum,
-            eps=self.eps,
-            act=self.act,
-            alpha=self.alpha,
-            gain=self.gain,
-        )
+        return (x, self.weight, self.bias, *running), {
+            "training": use_batch,
+            "momentum": 0.0 if momentum is None else momentum,
+            "eps": self.eps,
+            "act": self.act,
+            "alpha": self.alpha,
+            "gain": self.gain,
+        }
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}"

@@ -12,7 +12,8 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def tensor(op: str, name: str, t: object) -> None:
     if not isinstance(t, Tensor):
-        raise ValueError(f"{op}: {name} is {type(t).__name__}, expected a torch.Tensor")
+        hint = "; arrays are taken where x is one" if hasattr(t, "__dlpack__") else ""
+        raise ValueError(f"{op}: {name} is {type(t).__name__}, expected a torch.Tensor{hint}")
 
 
 def floating(op: str, name: str, t: Tensor) -> None:
@@ -43,6 +44,11 @@ def finite(op: str, name: str, value: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not -math.inf < value < math.inf:
         raise ValueError(f"{op}: {name} is {value!r}, expected a finite number")
     return value * 1.0
+
+
+def constant(n: int) -> int:
+    """`n` as a number that torch.compile takes for a constant, where expressions in it would grow without end."""
+    return range(n).stop
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankernels import _backend
+from gankernels import _backend, _pruning
 from gankernels.ops import _check
 from gankernels.ops.bias_act import ACTIVATIONS, resolve, resolved
 
@@ -55,6 +55,13 @@ def batch_norm_act(
         y = _plain(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha_, gain_)
         if y is not NotImplemented:
             return y
+    options = {"training": training, "momentum": momentum, "eps": eps, "act": act, "alpha": alpha, "gain": gain}
+    args = checked(x, weight, bias, running_mean, running_var, **options)
+    return _backend.pick("batch_norm_act", x)(*args)
+
+
+def checked(x, weight, bias, running_mean, running_var, *, training, momentum, eps, act, alpha, gain) -> tuple:
+    """The arguments of `batch_norm_act`, checked, as the backends take them."""
     _check.floating("batch_norm_act", "x", x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm_act: x has shape {list(x.shape)}, expected [N, C, ...]")
@@ -73,8 +80,7 @@ def batch_norm_act(
     if eps <= 0:
         raise ValueError(f"batch_norm_act: eps is {eps}, expected more than 0")
     alpha, gain, _ = resolve("batch_norm_act", act, alpha, 1.0 if gain is None else gain, None)
-    run = _backend.pick("batch_norm_act", x)
-    return run(x, weight, bias, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain)
+    return x, weight, bias, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain
 
 
 def _check_channels(x: Tensor, given: dict[str, Tensor]) -> None:
@@ -118,24 +124,39 @@ def reference(
     return y if gain == 1 else y * gain
 
 
-def _functional(kernel):
-    """The operator from a kernel that returns (y, mean, invstd, unbiased variance) and changes nothing.
+def functional(kernel):
+    """(y, mean, invstd) from a kernel that returns these and the unbiased variance, and changes nothing.
 
     The running statistics move here, by ordinary in-place PyTorch: what torch.compile, opcheck and vmap know about.
     """
 
     def run(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
-        y, mean, _, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
+        y, mean, invstd, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
         if training and running_mean is not None and x.numel():
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_(var.to(running_var.dtype), momentum)
-        return y
+        return y, mean, invstd
 
     return run
 
 
-_backend.register("batch_norm_act", reference=reference, cpu=_functional(_backend.native("batch_norm_act")))
+def _functional(kernel):
+    run = functional(kernel)
+    return lambda *args: run(*args)[0]
+
+
+def _triton(*args):
+    return torch.ops.gankernels.batch_norm_act(*args)
+
+
+_backend.register(
+    "batch_norm_act",
+    reference=reference,
+    cpu=_functional(_backend.native("batch_norm_act")),
+    cuda=_functional(_backend.native("batch_norm_act")),
+    triton=_functional(_triton),
+)
 
 
 def _fake(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain):
@@ -184,12 +205,112 @@ def _by_channels(op):
     return rule
 
 
+_SETTINGS = "str act, float alpha, float gain"
+_PARAMETERS = "Tensor? weight, Tensor? bias"
+torch.library.define(
+    "gankernels::batch_norm_act",
+    f"(Tensor x, {_PARAMETERS}, Tensor? running_mean, Tensor? running_var, bool training, float eps, {_SETTINGS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "gankernels::batch_norm_act_backward",
+    f"(Tensor gy, Tensor x, {_PARAMETERS}, Tensor mean, Tensor invstd, bool training, {_SETTINGS}, bool[3] wanted) "
+    "-> (Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "gankernels::batch_norm_act_double_backward",
+    f"(Tensor? v, Tensor? p, Tensor? q, Tensor gy, Tensor x, {_PARAMETERS}, Tensor mean, Tensor invstd, "
+    f"bool training, {_SETTINGS}, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl("gankernels::batch_norm_act", "CompositeExplicitAutograd")
+def _run(*args):
+    from gankernels.triton import batch_norm_act as kernels
+
+    return kernels.forward(*args)
+
+
+@torch.library.impl("gankernels::batch_norm_act_backward", "CompositeExplicitAutograd")
+def _run_backward(*args):
+    from gankernels.triton import batch_norm_act as kernels
+
+    return kernels.backward(*args)
+
+
+@torch.library.impl("gankernels::batch_norm_act_double_backward", "CompositeExplicitAutograd")
+def _run_double_backward(*args):
+    from gankernels.triton import batch_norm_act_second as kernels
+
+    return kernels.double_backward(*args)
+
+
+def _setup(ctx, inputs, output):
+    x, weight, bias, _, _, training, _, *numbers = inputs
+    _, mean, invstd, var = output
+    ctx.numbers = (training, *numbers)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(mean, invstd, var)
+    ctx.save_for_backward(x, weight, bias, mean, invstd)
+
+
+def _backward(ctx, gy, *_):
+    x, weight, bias, mean, invstd = ctx.saved_tensors
+    wanted = _pruning.wanted(ctx, True, weight is not None, bias is not None)
+    if gy is None or not any(wanted):
+        return (None,) * 10
+    args = (gy, x, weight, bias, mean, invstd, *ctx.numbers, wanted)
+    return (*_asked_for(torch.ops.gankernels.batch_norm_act_backward(*args), wanted), *[None] * 7)
+
+
+def _setup_backward(ctx, inputs, output):
+    *tensors, training, act, alpha, gain, wanted = inputs
+    ctx.numbers = (training, act, alpha, gain)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, w in zip(output, wanted, strict=True) if not w))
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_backward(ctx, v, p, q):
+    # mean and invstd have no gradient of their own: in training the formulas count them as functions of x.
+    gy, x, weight, bias, mean, invstd = ctx.saved_tensors
+    wanted = _pruning.wanted(ctx, True, True, weight is not None, bias is not None)
+    if v is p is q is None or not any(wanted):
+        return (None,) * 11
+    args = (v, p, q, gy, x, weight, bias, mean, invstd, *ctx.numbers, wanted)
+    return (*_asked_for(torch.ops.gankernels.batch_norm_act_double_backward(*args), wanted), *[None] * 7)
+
+
+def _asked_for(gradients, wanted):
+    return [g if w else None for g, w in zip(gradients, wanted, strict=True)]
+
+
+def _no_third_order(ctx, *_):
+    raise RuntimeError(
+        "batch_norm_act: the derivative of order 3 is not supported by the compiled backends; "
+        "use gankernels.backend('reference')"
+    )
+
+
+torch.library.register_autograd("gankernels::batch_norm_act", _backward, setup_context=_setup)
+torch.library.register_autograd(
+    "gankernels::batch_norm_act_backward", _backward_backward, setup_context=_setup_backward
+)
+torch.library.register_autograd("gankernels::batch_norm_act_double_backward", _no_third_order)
+
 _FAKES = {
     "batch_norm_act": _fake,
     "batch_norm_act_backward": _fake_backward,
     "batch_norm_act_double_backward": _fake_double_backward,
 }
+
+
+def _register_rules(namespace):
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+        torch.library.register_vmap(f"{namespace}::{name}", _by_channels(getattr(getattr(torch.ops, namespace), name)))
+
+
+_register_rules("gankernels")
 if _backend.native_error is None:
-    for _name, _fake_of in _FAKES.items():
-        torch.library.register_fake(f"gankernels_native::{_name}", _fake_of)
-        torch.library.register_vmap(f"gankernels_native::{_name}", _by_channels(_backend.native(_name)))
+    _register_rules("gankernels_native")

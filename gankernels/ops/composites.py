@@ -16,6 +16,7 @@ from gankernels.ops.bias_act import resolve
 
 
 def _plain(name: str, f) -> None:
+    _backend.compounds.add(name)
     _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
 
 
@@ -119,9 +120,9 @@ def fade_in(
         alpha: share of the new, 0 to 1: a number, or a tensor [] of image's dtype and device.
         weight, bias: [C, I, 1, 1] or [C, I] and [C] of the 1x1 convolution to_rgb; None for none, where I is C.
 
-    Returns: shape, dtype and memory format of image. Every backend is PyTorch's convolution of the small image and one
-        lerp with a view of it: the upsampled image is never written. Differentiable in image, lower, alpha, weight and
-        bias to any order. Under autocast image keeps its dtype.
+    Returns: shape, dtype and memory format of image. Every backend is PyTorch's own: convolution of the small image,
+        nearest upsampling, one lerp. Differentiable in image, lower, alpha, weight and bias to any order. Under
+        autocast image keeps its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
 
     Karras et al. 2018, arXiv 1710.10196.
@@ -165,16 +166,12 @@ def _fade_in(image, lower, alpha, weight, bias, r):
     layout = _check.kept_format(image)
     if weight is not None:
         lower = F.conv2d(lower, weight.reshape(*weight.shape[:2], 1, 1), bias).to(image.dtype)
-    image = image.contiguous(memory_format=layout)
     lower = lower.contiguous(memory_format=layout)
-    if r > 1:  # [N, C, H, r, W, r] and [N, C, H, 1, W, 1]
-        h, w = lower.shape[2:]
-        image = image.unflatten(3, (w, r)).unflatten(2, (h, r))
-        lower = lower[:, :, :, None, :, None].expand_as(image)
-    y = torch.lerp(lower, image, alpha)
-    if r > 1:
-        y = y.flatten(4, 5).flatten(2, 3)
-    return y.contiguous(memory_format=layout)
+    if r > 1 and lower.numel():
+        lower = F.interpolate(lower, scale_factor=r)
+    elif r > 1:  # of nothing, which F.interpolate refuses
+        lower = lower.reshape(image.shape)
+    return torch.lerp(lower, image, alpha).contiguous(memory_format=layout)
 
 
 _plain("fade_in", _fade_in)
@@ -276,6 +273,7 @@ def _shuffled(epilogue):
     return run
 
 
+_backend.compounds.add("pixel_shuffle_act")
 _backend.register(
     "pixel_shuffle_act",
     reference=_shuffled(_bias_act),

@@ -2,6 +2,13 @@
 
 Both are derivatives of one trilinear form in the weight and two images, `small` (the convolution's result) and `large`
 (its input); so are their gradients, of every order. The backends take `size`, the result's rows and columns.
+
+On CUDA tensors `cuda` runs cuDNN under these derivatives, for values and both gradients: its implicit products are
+tuned for each GPU, and it is what automatic choice takes; `triton` is ours, for any stride without a copy of x. Both
+take float32 as IEEE unless PyTorch is told to use TF32 for convolutions (as it is by default) and for products of
+matrices (as it is not): torch.backends.fp32_precision = "tf32", or torch.set_float32_matmul_precision("high"). cuDNN's
+weight gradient obeys the first switch alone, so where the second forbids TF32 it is cuBLAS', a product for each tap.
+`cuda` has been run on CPU tensors alone.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, conv2d_op  # noqa: F401  registers the compiled operators' fakes and vmap rules
+from gankernels.ops import _check, conv2d_op
 
 Pair = int | Sequence[int]
 
@@ -43,7 +50,8 @@ def conv2d(
 
     Returns: [N, O, (H + 2 padding - dilation (kh - 1) - 1) // stride + 1, ...]; channels_last if x or weight is, else
         contiguous. Differentiable in x, weight and bias, to any order; a gradient that is not asked for is not
-        computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
+        computed. Sums run in float32 or better; float32 is IEEE, on a GPU TF32 where PyTorch's switches for
+        convolutions and for matrices both allow it. Under autocast all three are cast to its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
     """
     if _backend.plain_calls():
@@ -92,7 +100,8 @@ def conv_transpose2d(
 
     Returns: [N, O, (H - 1) stride - 2 padding + dilation (kh - 1) + 1 + output_padding, ...]; channels_last if x or
         weight is, else contiguous. Differentiable in x, weight and bias, to any order; a gradient that is not asked
-        for is not computed. Sums run in float32 or better. Under autocast all three are cast to its dtype.
+        for is not computed. Sums run in float32 or better; float32 is IEEE, on a GPU TF32 where PyTorch's switches for
+        convolutions and for matrices both allow it. Under autocast all three are cast to its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device, and for an empty result.
     """
     if _backend.plain_calls():
@@ -203,5 +212,9 @@ def reference_transpose(x, weight, bias, stride, padding, dilation, groups, size
     return F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
 
 
-_backend.register("conv2d", reference=reference, cpu=_backend.native("conv2d"))
-_backend.register("conv_transpose2d", reference=reference_transpose, cpu=_backend.native("conv_transpose2d"))
+for _name, _reference, _triton in (
+    ("conv2d", reference, conv2d_op.conv2d),
+    ("conv_transpose2d", reference_transpose, conv2d_op.conv_transpose2d),
+):
+    _native = _backend.native(_name)
+    _backend.register(_name, reference=_reference, cpu=_native, cuda=_native, triton=_triton, cuda_is_torch=True)

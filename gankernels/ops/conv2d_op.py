@@ -1,6 +1,7 @@
-"""The compiled convolutions as PyTorch sees them: their shapes without data, and their batching under vmap.
+"""The convolutions as PyTorch sees them: their shapes without data, their batching under vmap, and Triton's operators.
 
-The schemas and derivatives are C++ (csrc/conv2d_autograd.cpp).
+The compiled ones' schemas and derivatives are C++ (csrc/conv2d_autograd.cpp, where the mathematics is explained);
+Triton's are the same in Python.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankernels import _backend
+from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
 
-def _empty(a: Tensor, b: Tensor, shape: tuple) -> Tensor:
+def empty_result(a: Tensor, b: Tensor, shape: tuple) -> Tensor:
     """A result of operands a and b: channels_last as soon as one of them is."""
     last = torch.channels_last in (_check.kept_format(a), _check.kept_format(b))
     layout = torch.channels_last if last else torch.contiguous_format
@@ -20,15 +21,23 @@ def _empty(a: Tensor, b: Tensor, shape: tuple) -> Tensor:
 
 
 def _conv2d(x, weight, bias, stride, padding, dilation, groups, size):
-    return _empty(x, weight, (x.shape[0], weight.shape[0], *size))
+    return empty_result(x, weight, (x.shape[0], weight.shape[0], *size))
 
 
 def _conv_transpose2d(x, weight, bias, stride, padding, dilation, groups, size):
-    return _empty(x, weight, (x.shape[0], weight.shape[1] * groups, *size))
+    return empty_result(x, weight, (x.shape[0], weight.shape[1] * groups, *size))
 
 
 def _conv2d_weight_grad(small, large, stride, padding, dilation, groups, kernel):
-    return _empty(small, large, (small.shape[1], large.shape[1] // groups, *kernel))
+    return empty_result(small, large, (small.shape[1], large.shape[1] // groups, *kernel))
+
+
+def _transpose_kernels(weight):
+    return weight.new_empty((weight.shape[1], weight.shape[0], *weight.shape[2:]))
+
+
+def _transpose_kernels_rule(info, in_dims, weight):
+    return weight.movedim(in_dims[0], 0).transpose(1, 2).contiguous(), 0
 
 
 def _first(t: Tensor, dim: int | None, batch: int) -> Tensor:
@@ -41,9 +50,9 @@ def _into_channels(t: Tensor, dim: int | None, batch: int) -> Tensor:
     return _first(t, dim, batch).transpose(0, 1).flatten(1, 2)
 
 
-def _convolution_rule(name: str):
+def _convolution_rule(op):
     def rule(info, in_dims, x, weight, bias, stride, padding, dilation, groups, size):
-        op, batch = getattr(torch.ops.gankernels_native, name), info.batch_size
+        batch = info.batch_size
         x_dim, weight_dim, bias_dim = in_dims[:3]
         if weight_dim is None:  # the mapped dimension joins N
             images = _first(x, x_dim, batch)
@@ -62,19 +71,112 @@ def _convolution_rule(name: str):
     return rule
 
 
-def _weight_grad_rule(info, in_dims, small, large, stride, padding, dilation, groups, kernel):
-    batch = info.batch_size
-    small, large = _into_channels(small, in_dims[0], batch), _into_channels(large, in_dims[1], batch)
-    grad = torch.ops.gankernels_native.conv2d_weight_grad(
-        small, large, stride, padding, dilation, groups * batch, kernel
-    )
-    return grad.unflatten(0, (batch, -1)), 0
+def _weight_grad_rule(op):
+    def rule(info, in_dims, small, large, stride, padding, dilation, groups, kernel):
+        batch = info.batch_size
+        small, large = _into_channels(small, in_dims[0], batch), _into_channels(large, in_dims[1], batch)
+        grad = op(small, large, stride, padding, dilation, groups * batch, kernel)
+        return grad.unflatten(0, (batch, -1)), 0
+
+    return rule
 
 
+def _register_rules(namespace: str) -> None:
+    for name, fake, rule in (
+        ("conv2d", _conv2d, _convolution_rule),
+        ("conv_transpose2d", _conv_transpose2d, _convolution_rule),
+        ("conv2d_weight_grad", _conv2d_weight_grad, _weight_grad_rule),
+    ):
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+        torch.library.register_vmap(f"{namespace}::{name}", rule(getattr(getattr(torch.ops, namespace), name)))
+
+
+_NUMBERS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
+torch.library.define(
+    "gankernels::conv2d", f"(Tensor x, Tensor weight, Tensor? bias, {_NUMBERS}, SymInt[2] size) -> Tensor"
+)
+torch.library.define(
+    "gankernels::conv_transpose2d", f"(Tensor x, Tensor weight, Tensor? bias, {_NUMBERS}, SymInt[2] size) -> Tensor"
+)
+torch.library.define(
+    "gankernels::conv2d_weight_grad", f"(Tensor small, Tensor large, {_NUMBERS}, SymInt[2] kernel) -> Tensor"
+)
+
+
+@torch.library.impl("gankernels::conv2d", "CompositeExplicitAutograd")
+def _run(x, weight, bias, stride, padding, dilation, groups, size):
+    from gankernels.triton import conv2d as kernels
+
+    return kernels.convolve(x, weight, bias, stride, padding, dilation, groups, size, transposed=False)
+
+
+@torch.library.impl("gankernels::conv_transpose2d", "CompositeExplicitAutograd")
+def _run_transpose(x, weight, bias, stride, padding, dilation, groups, size):
+    from gankernels.triton import conv2d as kernels
+
+    return kernels.convolve(x, weight, bias, stride, padding, dilation, groups, size, transposed=True)
+
+
+@torch.library.impl("gankernels::conv2d_weight_grad", "CompositeExplicitAutograd")
+def _run_weight_grad(small, large, stride, padding, dilation, groups, kernel):
+    from gankernels.triton import conv2d_weight_grad as kernels
+
+    return kernels.weight_grad(small, large, stride, padding, dilation, groups, kernel)
+
+
+_register_rules("gankernels")
 if _backend.native_error is None:
-    torch.library.register_fake("gankernels_native::conv2d", _conv2d)
-    torch.library.register_fake("gankernels_native::conv_transpose2d", _conv_transpose2d)
-    torch.library.register_fake("gankernels_native::conv2d_weight_grad", _conv2d_weight_grad)
-    torch.library.register_vmap("gankernels_native::conv2d", _convolution_rule("conv2d"))
-    torch.library.register_vmap("gankernels_native::conv_transpose2d", _convolution_rule("conv_transpose2d"))
-    torch.library.register_vmap("gankernels_native::conv2d_weight_grad", _weight_grad_rule)
+    _register_rules("gankernels_native")
+    torch.library.register_fake("gankernels_native::transpose_kernels", _transpose_kernels)
+    torch.library.register_vmap("gankernels_native::transpose_kernels", _transpose_kernels_rule)
+
+
+def conv2d(*args) -> Tensor:
+    return torch.ops.gankernels.conv2d(*args)
+
+
+def conv_transpose2d(*args) -> Tensor:
+    return torch.ops.gankernels.conv_transpose2d(*args)
+
+
+# The trilinear form's parts: the operator of a result takes the other two, in this order.
+_OPERANDS = {"small": ("large", "weight"), "large": ("small", "weight"), "weight": ("small", "large")}
+
+
+def _contract(part: str, parts: dict[str, Tensor], numbers: tuple, size: torch.Size) -> Tensor:
+    """The form differentiated by `part`, whose spatial sizes are `size`."""
+    a, b = (parts[name] for name in _OPERANDS[part])
+    if part == "weight":
+        return torch.ops.gankernels.conv2d_weight_grad(a, b, *numbers, size)
+    return (conv2d if part == "small" else conv_transpose2d)(a, b, None, *numbers, size)
+
+
+def _register_derivatives(name: str, result: str) -> None:
+    has_bias = result != "weight"
+
+    def save(ctx, inputs, output):
+        a, b, *rest = inputs
+        ctx.bias = has_bias and rest.pop(0) is not None
+        *ctx.numbers, _ = rest
+        ctx.sizes = (a.shape[2:], b.shape[2:])
+        # Each operand serves the other's gradient alone: a frozen weight keeps no activations.
+        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
+
+    def backward(ctx, g):
+        parts = dict(zip(_OPERANDS[result], ctx.saved_tensors, strict=True))
+        parts[result] = g
+        *wanted, want_bias = _pruning.wanted(ctx, True, True, ctx.bias)
+        grads = [
+            _contract(part, parts, ctx.numbers, size) if want else None
+            for part, size, want in zip(_OPERANDS[result], ctx.sizes, wanted, strict=True)
+        ]
+        if has_bias:
+            grads.append(g.sum((0, 2, 3)) if want_bias else None)
+        return (*grads, None, None, None, None, None)
+
+    torch.library.register_autograd(f"gankernels::{name}", backward, setup_context=save)
+
+
+_register_derivatives("conv2d", "small")
+_register_derivatives("conv_transpose2d", "large")
+_register_derivatives("conv2d_weight_grad", "weight")

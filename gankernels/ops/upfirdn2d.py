@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, upfirdn2d_op
+from gankernels.ops import _arrays, _check, upfirdn2d_op
 
 Pair = int | Sequence[int]
 """One number for both axes, or ``[x, y]``."""
@@ -45,12 +45,12 @@ def upfirdn2d(
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; Zhang, "Making Convolutional Networks
     Shift-Invariant Again", 2019.
     """
-    ux, uy = _pair("up", up)
-    dx, dy = _pair("down", down)
-    x0, x1, y0, y1 = _padding(padding)
+    ux, uy = factors("upfirdn2d", "up", up)
+    dx, dy = factors("upfirdn2d", "down", down)
+    x0, x1, y0, y1 = sides("upfirdn2d", padding)
     gain = _check.finite("upfirdn2d", "gain", gain)
-    filter = _checked_filter(x, filter)
-    kh, kw = _taps(filter)
+    filter = checked_filter("upfirdn2d", x, filter)
+    kh, kw = filter_size(filter)
     h = upfirdn2d_op.out_size(x.shape[2], uy, dy, y0, y1, kh)
     w = upfirdn2d_op.out_size(x.shape[3], ux, dx, x0, x1, kw)
     if h < 1 or w < 1:
@@ -84,7 +84,7 @@ def setup_filter(
         ``separable=True`` with a 2-D filter; for a negative ``gain`` with a separable one (no real filter does that on
         both axes: give ``upfirdn2d`` the gain).
     """
-    taps = torch.as_tensor(1.0 if f is None else f)
+    taps = torch.as_tensor(1.0 if f is None else _arrays.as_tensor("setup_filter", "f", f))
     if taps.is_complex() or taps.dtype == torch.bool:
         raise ValueError(f"setup_filter: f has dtype {taps.dtype}, expected real numbers")
     taps = taps.to(torch.float64)
@@ -130,7 +130,7 @@ def upsample2d(
 
     ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    ux, uy = _pair("up", up)
+    ux, uy = factors("upfirdn2d", "up", up)
     grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
     return upfirdn2d(x, f, up=[ux, uy], padding=grown, flip_filter=flip_filter, gain=gain * ux * uy)
 
@@ -142,7 +142,7 @@ def downsample2d(
 
     ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    dx, dy = _pair("down", down)
+    dx, dy = factors("upfirdn2d", "down", down)
     grown = _grown(padding, f, lambda k, d: ((k - d + 1) // 2, (k - d) // 2), (dx, dy))
     return upfirdn2d(x, f, down=[dx, dy], padding=grown, flip_filter=flip_filter, gain=gain)
 
@@ -166,57 +166,60 @@ def reference(
     return y.to(x.dtype).contiguous(memory_format=_check.kept_format(x))
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if type(value) is int else _whole_numbers(name, value, (2,))
+def factors(op: str, name: str, value: Pair) -> tuple[int, int]:
+    """(x, y), each 1 or more."""
+    pair = (value, value) if type(value) is int else _whole_numbers(op, name, value, (2,))
     if pair[0] < 1 or pair[1] < 1:
-        raise ValueError(f"upfirdn2d: {name} is {value}, expected 1 or more on each axis")
+        raise ValueError(f"{op}: {name} is {value}, expected 1 or more on each axis")
     return pair
 
 
-def _padding(value: Pair) -> Sequence[int]:
-    given = (value, value) if type(value) is int else _whole_numbers("padding", value, (2, 4))
+def sides(op: str, value: Pair) -> Sequence[int]:
+    """The four numbers [x0, x1, y0, y1] of a padding."""
+    given = (value, value) if type(value) is int else _whole_numbers(op, "padding", value, (2, 4))
     return given if len(given) == 4 else (given[0], given[0], given[1], given[1])
 
 
-def _whole_numbers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence:
+def _whole_numbers(op: str, name: str, value: Any, lengths: tuple[int, ...]) -> Sequence:
     """One number for both axes, or as many as one of `lengths`."""
     numbers = value if isinstance(value, list | tuple) else (value, value)
     whole = all(type(v) is int or (isinstance(v, Integral | torch.SymInt) and type(v) is not bool) for v in numbers)
     if not whole or len(numbers) not in lengths:
         forms = "n, [x, y] or [x0, x1, y0, y1]" if 4 in lengths else "n or [x, y]"
-        raise ValueError(f"upfirdn2d: {name} is {value!r}, expected whole numbers as {forms}")
+        raise ValueError(f"{op}: {name} is {value!r}, expected whole numbers as {forms}")
     return numbers
 
 
-def _taps(f: Tensor | None) -> tuple[int, int]:
+def filter_size(f: Tensor | None) -> tuple[int, int]:
+    """(KH, KW) of a filter."""
     if f is None:
         return 1, 1
     return f.shape[0], f.shape[-1]
 
 
 def _grown(padding: Pair, f: Tensor | None, extra, factors: tuple[int, int] = (1, 1)) -> list[int]:
-    x0, x1, y0, y1 = _padding(padding)
-    kh, kw = _taps(f)
+    x0, x1, y0, y1 = sides("upfirdn2d", padding)
+    kh, kw = filter_size(f)
     (gx0, gx1), (gy0, gy1) = extra(kw, factors[0]), extra(kh, factors[1])
     return [x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1]
 
 
-def _checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
+def checked_filter(op: str, x: Tensor, f: Tensor | None, name: str = "filter") -> Tensor:
     """The filter as float32 or the dtype of `x`, after the autocast rule."""
-    _check.floating("upfirdn2d", "x", x)
+    _check.floating(op, "x", x)
     if x.ndim != 4 or x.shape[2] == 0 or x.shape[3] == 0:
-        raise ValueError(f"upfirdn2d: x has shape {list(x.shape)}, expected [N, C, H, W] with H and W at least 1")
+        raise ValueError(f"{op}: x has shape {list(x.shape)}, expected [N, C, H, W] with H and W at least 1")
     if f is None:
         return x.new_ones((1, 1), dtype=torch.float32)
-    _check.floating("upfirdn2d", "filter", f)
+    _check.floating(op, name, f)
     if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"upfirdn2d: filter has shape {list(f.shape)}, expected [K] or [KH, KW], not empty")
+        raise ValueError(f"{op}: {name} has shape {list(f.shape)}, expected [K] or [KH, KW], not empty")
     if f.dtype not in (x.dtype, torch.float32) and torch.is_autocast_enabled(x.device.type):
         f = f.float()
     if f.dtype not in (x.dtype, torch.float32):
-        raise ValueError(f"upfirdn2d: filter has dtype {f.dtype}, expected float32 or that of x, {x.dtype}; convert it")
+        raise ValueError(f"{op}: {name} has dtype {f.dtype}, expected float32 or that of x, {x.dtype}; convert it")
     if f.device != x.device:
-        raise ValueError(f"upfirdn2d: filter is on {f.device}, expected the device of x, {x.device}; move it")
+        raise ValueError(f"{op}: {name} is on {f.device}, expected the device of x, {x.device}; move it")
     return f
 
 
@@ -224,5 +227,6 @@ _backend.register(
     "upfirdn2d",
     reference=reference,
     cpu=_backend.native("upfirdn2d"),
+    cuda=_backend.native("upfirdn2d"),
     triton=upfirdn2d_op.upfirdn2d,
 )

@@ -1,9 +1,11 @@
 """upfirdn2d in Triton: one launch and one pass over memory, for any factors, taps and layout.
 
 A tile is [rows, columns] of the output as it lies in memory: for a contiguous tensor a row is one line of one plane;
-for a channels_last one it is one position and the columns are channels. Each output meets only the taps of its phase,
-so no inserted zero is loaded. Neighbours' loads overlap in the L1 cache: requested bytes are about taps / up times the
-unique ones on each axis, which DRAM does not see.
+for a channels_last one it is one position and the columns are channels. A program makes a group of such rows of the
+output: each row of x is loaded once for all of them, and filtered across once where the filter is separable. Each
+output meets only the taps of its phase, so no inserted zero is loaded. Neighbours' loads overlap in the L1 cache:
+requested bytes are about taps / up times the unique ones across, and (taps + rows) / rows down, which DRAM does not
+see.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from torch import Tensor
 from gankernels.ops import _check
 
 _TILE = 512
+_HELD = 36  # numbers of a filter that stay in registers
+_UNROLLED = 64  # samples for which a group of outputs is straight-line code; more are a loop over rows
 
 
 @triton.jit
@@ -27,19 +31,75 @@ def _axis(o, pad, UP: tl.constexpr, DOWN: tl.constexpr):
 
 
 @triton.jit
-def _tap(f_ptr, tap, K: tl.constexpr, FLIP: tl.constexpr):
-    at = tap if FLIP else K - 1 - tap
-    return tl.load(f_ptr + at, tap < K, 0.0)
+def _weight(f_ptr, x_at, y_at, ok, KW: tl.constexpr, KH: tl.constexpr, FLIP: tl.constexpr, acc_t: tl.constexpr):
+    """A number of a filter [KH, KW] by its place in correlation order."""
+    at = y_at * KW + x_at if FLIP else (KH - 1 - y_at) * KW + (KW - 1 - x_at)
+    return tl.load(f_ptr + at, ok, 0.0).to(acc_t)
 
 
 @triton.jit
-def _fir(
-    x_ptr, f_ptr, fy_ptr, out_ptr, rows, columns, height, width, out_height, out_width, pad_x, pad_y, gain: tl.float64,
-    UX: tl.constexpr, UY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr,
-    SEPARABLE: tl.constexpr, FLIP: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+def _add(totals, g: tl.constexpr, term):
+    return totals[:g] + (totals[g] + term,) + totals[g + 1 :]  # noqa: RUF005 (Triton has no * here)
+
+
+@triton.jit
+def _add_row(
+    totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
+    UX: tl.constexpr, UY: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr, SHIFT: tl.constexpr,
+    SEPARABLE: tl.constexpr, FLIP: tl.constexpr, GROUP: tl.constexpr, HELD: tl.constexpr, UNROLLED: tl.constexpr,
+    acc_t: tl.constexpr,
 ):  # fmt: skip
-    acc_t = tl.float64 if out_ptr.dtype.element_ty == tl.float64 else tl.float32
+    """What row n of a group's window gives to the rows of the output; those that do not meet it stay as they are."""
+    NX: tl.constexpr = (KW + UX - 1) // UX
+    iy = top + n
+    row_ok = inside & (iy >= 0) & (iy < height)
+    line = tl.zeros(inside.shape, acc_t)
+    for tx in tl.static_range(NX):
+        ix = first_x + tx
+        x_at = tap_x + tx * UX
+        ok = row_ok & (ix >= 0) & (ix < width)
+        if UX > 1:
+            ok = ok & (x_at < KW)
+        sample = tl.load(x_ptr + (iy * width + ix) * step, ok, 0.0).to(acc_t)
+        if SEPARABLE:
+            line += (weights[tx] if HELD else _weight(f_ptr, x_at, 0, x_at < KW, KW, 1, FLIP, acc_t)) * sample
+        else:
+            for g in tl.static_range(GROUP):
+                if UNROLLED:
+                    if UY * n - g * DY - SHIFT >= 0 and UY * n - g * DY - SHIFT < KH:
+                        if HELD:
+                            totals = _add(totals, g, weights[(UY * n - g * DY - SHIFT) * NX + tx] * sample)
+                        else:
+                            weight = _weight(f_ptr, x_at, UY * n - g * DY - SHIFT, x_at < KW, KW, KH, FLIP, acc_t)
+                            totals = _add(totals, g, weight * sample)
+                else:
+                    ty = UY * n - g * DY - SHIFT
+                    meets = (ty >= 0) & (ty < KH)
+                    weight = _weight(f_ptr, x_at, ty, (x_at < KW) & meets, KW, KH, FLIP, acc_t)
+                    totals = _add(totals, g, tl.where(meets, weight * sample, 0.0))
+    if SEPARABLE:
+        for g in tl.static_range(GROUP):
+            if UNROLLED:
+                if UY * n - g * DY - SHIFT >= 0 and UY * n - g * DY - SHIFT < KH:
+                    weight = _weight(fy_ptr, 0, UY * n - g * DY - SHIFT, True, 1, KH, FLIP, acc_t)
+                    totals = _add(totals, g, weight * line)
+            else:
+                ty = UY * n - g * DY - SHIFT
+                meets = (ty >= 0) & (ty < KH)
+                weight = _weight(fy_ptr, 0, ty, meets, 1, KH, FLIP, acc_t)
+                totals = _add(totals, g, tl.where(meets, weight * line, 0.0))
+    return totals
+
+
+@triton.jit(do_not_specialize=["zero", "pad_x"])
+def _fir(
+    x_ptr, f_ptr, fy_ptr, out_ptr, rows, columns, height, width, out_height, out_width, groups, pad_x, first_y, zero,
+    gain: tl.float64,
+    UX: tl.constexpr, UY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr,
+    SHIFT: tl.constexpr, SEPARABLE: tl.constexpr, FLIP: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr,
+    GROUP: tl.constexpr, HELD: tl.constexpr, UNROLLED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    acc_t: tl.constexpr = tl.float64 if out_ptr.dtype.element_ty == tl.float64 else tl.float32
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     if BIG:
@@ -47,39 +107,53 @@ def _fir(
         column = column.to(tl.int64)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     if LAST:
-        oy = (row // out_width % out_height)[:, None]
+        line_of = row // out_width
         ox = (row % out_width)[:, None]
-        base = (row // out_width // out_height * height * width * columns)[:, None] + column[None, :]
+        offset = column[None, :]
         step = columns
     else:
-        oy = (row % out_height)[:, None]
+        line_of = row
         ox = column[None, :]
-        base = (row // out_height * height * width)[:, None]
+        offset = 0
         step = 1
-    tap_x, first_x = _axis(ox, pad_x, UX, DX)
-    tap_y, first_y = _axis(oy, pad_y, UY, DY)
-    total = tl.zeros((ROWS, COLUMNS), acc_t)
-    for ty in tl.static_range((KH + UY - 1) // UY):
-        iy = first_y + ty
-        row_ok = (iy >= 0) & (iy < height) & (tap_y + ty * UY < KH)
-        line = tl.zeros((ROWS, COLUMNS), acc_t)
-        for tx in tl.static_range((KW + UX - 1) // UX):
-            ix = first_x + tx
-            ok = inside & row_ok & (ix >= 0) & (ix < width)
-            sample = tl.load(x_ptr + base + (iy * width + ix) * step, ok, 0.0).to(acc_t)
-            if SEPARABLE:
-                weight = _tap(f_ptr, tap_x + tx * UX, KW, FLIP).to(acc_t)
-            else:
-                x_at = tap_x + tx * UX
-                y_at = tap_y + ty * UY
-                at = y_at * KW + x_at if FLIP else (KH - 1 - y_at) * KW + (KW - 1 - x_at)
-                weight = tl.load(f_ptr + at, (x_at < KW) & (y_at < KH), 0.0).to(acc_t)
-            line += weight * sample
-        if SEPARABLE:
-            line *= _tap(fy_ptr, tap_y + ty * UY, KH, FLIP).to(acc_t)
-        total += line
-    total *= gain.to(acc_t)
-    tl.store(out_ptr + row[:, None] * columns + column[None, :], total.to(out_ptr.dtype.element_ty), inside)
+        # The loads of neighbouring taps are not aligned together. Where stores may not be either, a warp has a line of
+        # columns, a number a thread, instead of four lines in packs that it could only load in parts.
+        out_ptr += zero
+    plane = (line_of // groups)[:, None]
+    group = (line_of % groups)[:, None]
+    if UX == 1:  # one phase: weights are single numbers
+        tap_x: tl.constexpr = 0
+        first_x = ox * DX - pad_x
+    else:
+        tap_x, first_x = _axis(ox, pad_x, UX, DX)
+    top = group * (GROUP * DY // UY) + first_y
+    NX: tl.constexpr = (KW + UX - 1) // UX
+    N: tl.constexpr = ((GROUP - 1) * DY + SHIFT + KH - 1) // UY + 1
+    H: tl.constexpr = 1 if SEPARABLE else KH  # rows of taps in f
+    weights = (_weight(f_ptr, tap_x, 0, tap_x < KW, KW, H, FLIP, acc_t),)
+    if HELD:
+        for at in tl.static_range(1, H * NX):
+            x_at = tap_x + at % NX * UX
+            weights += (_weight(f_ptr, x_at, at // NX, x_at < KW, KW, H, FLIP, acc_t),)
+    totals = (tl.zeros((ROWS, COLUMNS), acc_t),) * GROUP
+    x_ptr += plane * height * width * step + offset
+    if UNROLLED:
+        for n in tl.static_range(N):
+            totals = _add_row(
+                totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
+                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, acc_t,
+            )  # fmt: skip
+    else:
+        for n in tl.range(N):
+            totals = _add_row(
+                totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
+                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, acc_t,
+            )  # fmt: skip
+    for g in tl.static_range(GROUP):
+        oy = group * GROUP + g
+        at = (plane * out_height + oy) * out_width * step + ox * step + offset
+        out = totals[g] * gain.to(acc_t)
+        tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), inside & (oy < out_height))
 
 
 @triton.jit
@@ -125,17 +199,29 @@ def upfirdn2d(
     if not out.numel():
         return out
     x, f = x.contiguous(memory_format=layout), f.contiguous()
-    last = layout == torch.channels_last
-    rows, columns = (n * out_height * out_width, channels) if last else (n * channels * out_height, out_width)
+    last, separable = layout == torch.channels_last, fy is not None
+    group = _rows_at_once(kh, kw, up[1], down[1], separable)
+    groups = triton.cdiv(out_height, group)
+    rows, columns = (n * groups * out_width, channels) if last else (n * channels * groups, out_width)
     wide = min(128, triton.next_power_of_2(columns))
     tall = _TILE // wide
+    taps_x = triton.cdiv(kw, up[0])
+    shift = -padding[2] % up[1]
+    samples = ((group - 1) * down[1] + shift + kh - 1) // up[1] + 1
     _fir[(triton.cdiv(rows, tall), triton.cdiv(columns, wide))](
-        x, f, f if fy is None else fy.contiguous(), out, rows, columns, height, width, out_height, out_width,
-        padding[0], padding[2], gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh,
-        SEPARABLE=fy is not None, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128,
-        ROWS=tall, COLUMNS=wide, num_warps=4,
+        x, f, fy.contiguous() if separable else f, out, rows, columns, height, width, out_height, out_width, groups,
+        padding[0], -padding[2] // up[1], 0, gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh,
+        SHIFT=shift, SEPARABLE=separable, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128,
+        GROUP=group, HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=samples * taps_x <= _UNROLLED,
+        ROWS=tall, COLUMNS=wide, num_warps=_TILE * x.element_size() // 512 if last else 4,  # last: 16 bytes a thread
     )  # fmt: skip
     return out
+
+
+def _rows_at_once(kh: int, kw: int, up: int, down: int, separable: bool) -> int:
+    """Rows of the output that a program makes of what it loads: whole periods of `up`, and some where they share."""
+    shared = down < kh and (separable or kh * kw <= _HELD)
+    return max(1, 4 // up) * up if shared else up
 
 
 def upfirdn2d_filter_grad(

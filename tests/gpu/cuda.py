@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from gankernels._launch import Launcher, Run
+
 from . import host, nvrtc, paths, ptx
 from .log import Log, Record
 from .tensors import TensorMemory
@@ -82,7 +84,7 @@ class Native:
                 return ctypes.addressof(message)
             return None
 
-        launcher = host.Launcher(host.Run(run), None)
+        launcher = Launcher(Run(run), None, self.op.encode(), 0)
         error = getattr(self._host.library, entry)(*converted, ctypes.byref(launcher))
         if failure:
             raise failure[0]
@@ -111,7 +113,7 @@ class Bridge:
         self.error = None
         self._op = self._memory = None
         self._message = ctypes.create_string_buffer(4096)
-        self._run = host.Run(self._on_run)
+        self._run = Run(self._on_run)
         self._begin, self._address = host.Begin(self._on_begin), host.Address(self._on_address)
         self.hooks = host.Emulator(self._begin, self._address, self._run)
 

@@ -7,28 +7,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from gankernels._launch import Run
+
 from . import paths
-
-
-class Launch(ctypes.Structure):
-    """gk::Launch of csrc/cuda/launch.h."""
-
-    _fields_ = [
-        ("kernel", ctypes.c_char * 256),
-        ("grid", ctypes.c_uint32 * 3),
-        ("block", ctypes.c_uint32 * 3),
-        ("shared_bytes", ctypes.c_uint32),
-        ("params_bytes", ctypes.c_uint32),
-        ("params", ctypes.c_ubyte * 1024),
-    ]
-
-
-class Launcher(ctypes.Structure):
-    """gk::Launcher."""
-
-
-Run = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Launcher), ctypes.POINTER(Launch))
-Launcher._fields_ = [("run", Run), ("stream", ctypes.c_void_p)]
 
 _I64 = ctypes.c_longlong
 _LIST = ctypes.POINTER(ctypes.c_longlong)
@@ -86,7 +67,7 @@ def build(source, includes):
     source = Path(source)
     compiler = os.environ.get("CXX", "g++")
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    key = paths.digest(source, compiler, *flags, *paths.sources([*includes, source.parent]))
+    key = paths.digest(source, compiler, *flags, *paths.headers([*includes, source.parent]))
     target = paths.cache() / f"host-{source.stem}-{key}.so"
     if not target.exists():
         temporary = target.with_suffix(f".{os.getpid()}")

@@ -31,30 +31,111 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-BIAS_ACT = ("tests/test_bias_act_gpu.py",)
+def _mutation(name: str, file: str, old: str, new: str, op: str, which: str) -> Mutation:
+    return Mutation(name, file, old, new, (f"tests/test_{op}_gpu.py", "-k", which))
+
+
 MUTATIONS = (
-    Mutation(
+    _mutation(
         "mask off by one",
         "gankernels/triton/bias_act.py",
         "mask = None if EVEN else at < numel",
         "mask = None if EVEN else at <= numel",
-        (*BIAS_ACT, "-k", "triton and values"),
+        "bias_act", "triton and values",
     ),
-    Mutation(
+    _mutation(
         "a bias read by the wrong stride",
         "gankernels/triton/bias_act.py",
         "channel = (group * VEC // inner % channels)[:, None]",
         "channel = (group * VEC // channels % channels)[:, None]",
-        (*BIAS_ACT, "-k", "triton and values"),
+        "bias_act", "triton and values",
     ),
-    Mutation(
-        "a missing barrier",
+    _mutation(
+        "a missing barrier in a reduction",
         "csrc/cuda/bias_act.cuh",
         "    __syncthreads();\n    if (threadIdx.y < half) {",
         "    if (threadIdx.y < half) {",
-        (*BIAS_ACT, "-k", "cuda_paths"),
+        "bias_act", "cuda_paths",
     ),
-)
+    _mutation(
+        "wrong sign of the padding",
+        "gankernels/triton/upfirdn2d.py",
+        "first_x = ox * DX - pad_x",
+        "first_x = ox * DX + pad_x",
+        "upfirdn2d", "triton and values",
+    ),
+    _mutation(
+        "a filter that is not flipped",
+        "csrc/cuda/upfirdn2d_tile.cuh",
+        "i64 at = p.flip ? x : taps - 1 - x;",
+        "i64 at = p.flip ? taps - 1 - x : x;",
+        "upfirdn2d", "cuda_paths",
+    ),
+    _mutation(
+        "a missing barrier between the passes of a separable filter",
+        "csrc/cuda/upfirdn2d_rows.cuh",
+        "      });\n      __syncthreads();\n      for (int task = threadIdx.x; task < groups * R * width;",
+        "      });\n      for (int task = threadIdx.x; task < groups * R * width;",
+        "upfirdn2d", "cuda_paths",
+    ),
+    _mutation(
+        "rows of x one beyond the image",
+        "csrc/cuda/upfirdn2d_tile.cuh",
+        "const bool inside = row < p.in_rows && y >= 0 && y < p.v.in &&",
+        "const bool inside = row < p.in_rows && y >= 0 && y <= p.v.in &&",
+        "upfirdn2d", "cuda_paths",
+    ),
+    _mutation(
+        "variance of the sample for that of the population",
+        "gankernels/triton/batch_norm_act.py",
+        "biased = squares / count",
+        "biased = squares / (count - 1.0)",
+        "batch_norm_act", "triton and values",
+    ),
+    _mutation(
+        "a shuffle over half of the warp",
+        "csrc/cuda/channel_sums.cuh",
+        "for (int apart = 16; apart >= width; apart /= 2) {",
+        "for (int apart = 8; apart >= width; apart /= 2) {",
+        "batch_norm_act", "cuda_paths",
+    ),
+    _mutation(
+        "a barrier missing before shared memory is written again",
+        "csrc/cuda/channel_sums.cuh",
+        "    __syncthreads();  // what the last call left has been read\n",
+        "",
+        "batch_norm_act", "cuda_paths",
+    ),
+    _mutation(
+        "moments merged without the distance of their means",
+        "csrc/cuda/channel_sums.cuh",
+        "values[i] = own.squares[i] + own.count * off * off;",
+        "values[i] = own.squares[i];",
+        "batch_norm_act", "cuda_paths",
+    ),
+    _mutation(
+        "sums in float16",
+        "gankernels/triton/conv2d.py",
+        "total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)",
+        "total = tl.dot(w, x, total.to(tl.float16), out_dtype=tl.float16).to(acc_t) if w.dtype == tl.float16 else "
+        "tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)",
+        "conv2d", "values or wide_layers",
+    ),
+    _mutation(
+        "taps of the wrong phase of a transposed convolution",
+        "gankernels/triton/conv2d.py",
+        "at = phase + pad\n",
+        "at = phase - pad\n",
+        "conv2d", "values",
+    ),
+    _mutation(
+        "an edge of the image not masked",
+        "gankernels/triton/conv2d.py",
+        "ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width)",
+        "ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width + 1)",
+        "conv2d", "values",
+    ),
+)  # fmt: skip
 
 
 def mutate(mutation: Mutation, folder: Path) -> None:

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
+from gankernels._nvrtc import load_from_wheels
+
 from . import paths
 
 
@@ -23,11 +25,7 @@ class Compiled:
 
 @cache
 def _library():
-    library, builtins = paths.wheel_file("lib/libnvrtc.so.*"), paths.wheel_file("lib/libnvrtc-builtins.so.*")
-    if not library or not builtins:
-        raise ModuleNotFoundError("NVRTC is not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime")
-    ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)  # NVRTC opens it by name, which its folder is not on the path for
-    return ctypes.CDLL(library)
+    return ctypes.CDLL(str(load_from_wheels()))
 
 
 def missing():
@@ -79,7 +77,7 @@ def compile(source, name, arch, includes):
 
     Cached on disk by the content of every header in `includes`. Raises CompileError with NVRTC's log.
     """
-    key = paths.digest(source, name, arch, version(), *paths.sources(includes))
+    key = paths.digest(source, name, arch, version(), *paths.headers(includes))
     stem = paths.cache() / f"nvrtc-{key}"
     text, binary = stem.with_suffix(".json"), stem.with_suffix(".cubin")
     if text.exists() and binary.exists():

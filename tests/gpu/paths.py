@@ -1,13 +1,12 @@
 """Where sources, compilers' libraries and cached results lie."""
 
-import glob
-import hashlib
 import os
-import site
-import sys
-import sysconfig
 import tempfile
 from pathlib import Path
+
+from gankernels._nvrtc import digest, headers, replace, wheel_file
+
+__all__ = ["CSRC", "EXAMPLE", "ROOT", "cache", "digest", "headers", "replace", "wheel_file"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
@@ -21,34 +20,3 @@ def cache():
     )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def digest(*parts):
-    """A hash of strings, bytes and paths (by content)."""
-    state = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part if isinstance(part, bytes) else str(part).encode()
-        state.update(len(data).to_bytes(8, "little") + data)
-    return state.hexdigest()[:32]
-
-
-def replace(path, data):
-    """Writes a file so that no reader ever sees half of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def wheel_file(pattern):
-    """The first file that matches under the installed `nvidia` wheels, or None."""
-    roots = [*sys.path, *site.getsitepackages(), sysconfig.get_path("purelib")]
-    for root in roots:
-        if found := sorted(glob.glob(os.path.join(root, "nvidia", "*", pattern))):
-            return found[0]
-    return None
-
-
-def sources(folders):
-    """Every C++ and CUDA header under the folders, sorted: what a compilation may depend on."""
-    found = {path for folder in folders for suffix in ("h", "cuh") for path in Path(folder).rglob(f"*.{suffix}")}
-    return sorted(found)

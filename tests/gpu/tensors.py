@@ -7,7 +7,7 @@ import numpy as np
 from . import ptx
 
 
-def _bytes_at(address, nbytes):
+def bytes_at(address, nbytes):
     """The memory at an address as a numpy array that shares it."""
     return np.frombuffer((ctypes.c_ubyte * nbytes).from_address(address), np.uint8) if nbytes else np.empty(0, np.uint8)
 
@@ -35,7 +35,7 @@ class TensorMemory:
         """The same of a tensor given by its storage's address and size; `start` and `strides` in bytes."""
         key = storage or object()
         if key not in self.storages:
-            data = _bytes_at(storage, nbytes)
+            data = bytes_at(storage, nbytes)
             self.storages[key] = (len(self.arena.items), self.arena.add(name, data, own=False), data)
         place, address, _ = self.storages[key]
         self.arena.own(place, start, shape, strides, item)

@@ -14,7 +14,7 @@ pytestmark = [
 SOURCES = [
     paths.EXAMPLE / "scaled_add_torch.cpp",
     paths.EXAMPLE / "scaled_add_entries.cpp",
-    paths.CSRC / "cuda" / "emulator.cpp",
+    paths.CSRC / "cuda" / "hooks.cpp",
 ]
 
 
@@ -22,7 +22,7 @@ SOURCES = [
 def extension():
     """The example's binding, compiled as the package's are in a build without CUDA; the path of the library."""
     folder = (
-        paths.cache() / f"binding-{paths.digest(torch.__version__, *SOURCES, *paths.sources([paths.CSRC / 'cuda']))}"
+        paths.cache() / f"binding-{paths.digest(torch.__version__, *SOURCES, *paths.headers([paths.CSRC / 'cuda']))}"
     )
     folder.mkdir(exist_ok=True)
     schema = torch.library.Library("gankernels_native", "FRAGMENT")

@@ -24,7 +24,8 @@ def test_limits(op, case):
     assert not check.breaches(case, measure.traffic(launches))
     for cc in (80, 90):
         for name, threads, facts in measure.compiled(op, case, cc, launches):
-            assert not check.static_breaches(case, cc, threads, facts, main="_sums" not in name), f"{name} for sm_{cc}"
+            found = check.static_breaches(case, cc, threads, facts, "_sums" not in name, case.stores(name))
+            assert not found, f"{name} for sm_{cc}"
 
 
 GOOD = static.Facts(40, 0, 0, 0, 2, 1, 1, 0, 0, 100)
@@ -44,6 +45,15 @@ CASE = next(iter(bias_act.cases()))
 def test_a_bad_kernel_is_found(change, what):
     assert not check.static_breaches(CASE, 80, 256, GOOD)
     assert what in "; ".join(check.static_breaches(CASE, 80, 256, replace(GOOD, **change)))
+
+
+def test_a_kernel_of_sums_needs_wide_loads_but_no_wide_stores():
+    facts, case = replace(GOOD, wide_stores=0), replace(CASE, sums=("_reduce",))
+    assert case.stores("apply")
+    assert not case.stores("op_reduce<float>")
+    assert check.static_breaches(case, 80, 256, facts)
+    assert not check.static_breaches(case, 80, 256, facts, stores=False)
+    assert check.static_breaches(case, 80, 256, replace(facts, wide_loads=0), stores=False)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,20 @@ def test_launch_bounds_are_kept():
         ptx.launch(kernel, (1,), (65,), [], ptx.Arena())
 
 
+def test_warps_may_store_one_number_to_one_place_but_not_two():
+    body = """
+    .reg .b32 %here;
+    mov.u32 %here, buffer;
+    st.shared.u32 [%here], %a;
+    bar.sync 0;
+    ld.shared.u32 %d, [%here];
+    """
+    (d,), _ = execute(body, {"a": ("u32", np.full(64, 7))}, {"d": "u32"}, shared=4)
+    assert (d == 7).all()
+    with pytest.raises(faults.SharedRace, match="different values"):
+        execute(body, {"a": ("u32", np.arange(64) // 32)}, {"d": "u32"}, shared=4)
+
+
 def test_shared_atomics_do_not_race_but_a_plain_read_beside_them_does():
     body = """
     .reg .b32 %here, %zero;

@@ -171,6 +171,20 @@ def test_insert_field(t):
     assert out.tolist() == [expected(int(x), int(y), int(s), int(n)) for x, y, s, n in rows]
 
 
+@pytest.mark.parametrize("ptx_type", ["u16x2", "s16x2"])
+def test_pairs_wrap_by_halves(ptx_type):
+    a, b = operands("u32", 2)
+    (total, difference), _ = execute(
+        f"add.{ptx_type} %s, %a, %b;\nsub.{ptx_type} %d, %a, %b;",
+        {"a": ("u32", a), "b": ("u32", b)},
+        {"s": "u32", "d": "u32"},
+    )
+    for x, y, plus, minus in zip(*(v.tolist() for v in (a, b, total, difference)), strict=True):
+        for shift in (0, 16):
+            assert plus >> shift & 0xFFFF == (x >> shift) + (y >> shift) & 0xFFFF
+            assert minus >> shift & 0xFFFF == (x >> shift) - (y >> shift) & 0xFFFF
+
+
 @pytest.mark.parametrize("table", [0x80, 0xFE, 0x96, 0x2A, 0xE4, 0x1D])
 def test_lop3(table):
     a, b, c = operands("b32", 3)

@@ -7,8 +7,8 @@ from gankernels import ops
 from .case import Case
 
 SOURCES = (
-    "csrc/bias_act.h", "csrc/cuda/bias_act*", "csrc/cuda/divider.h", "csrc/cuda/launch.h", "csrc/cuda/pack.cuh",
-    "gankernels/triton/bias_act.py", "gankernels/triton/activations.py",
+    "csrc/bias_act.h", "csrc/host_device.h", "csrc/cuda/bias_act*", "csrc/cuda/divider.h", "csrc/cuda/launch.h",
+    "csrc/cuda/pack.cuh", "gankernels/triton/bias_act.py", "gankernels/triton/activations.py",
 )  # fmt: skip
 SHAPE = (8, 64, 64, 64)
 NUMEL, CHANNELS = 8 * 64 * 64 * 64, 64

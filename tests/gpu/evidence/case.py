@@ -20,6 +20,14 @@ class Case:
     launches: int
     requested: float = 1.05  # most bytes asked for, over the floor
     unique: float = 1.05  # most bytes touched, over the floor
+    sectors: float = 1.01  # most 32-byte sectors, over the fewest for the bytes asked for
+    wavefronts: float = 1.1  # most of shared memory, over the fewest
+    wide: bool = True  # 128-bit loads and stores are expected of a kernel without a dot
     registers: int = 64  # most a thread on NVIDIA
     occupancy: float = 0.5  # least share of a multiprocessor's threads
     dot: bool = False  # a 16-bit dot, which must use tensor cores
+    sums: tuple[str, ...] = ()  # parts of the names of kernels that write nothing but sums
+
+    def stores(self, kernel):
+        """Whether a kernel writes a tensor, which takes 128-bit stores."""
+        return not any(part in kernel for part in self.sums)

@@ -11,23 +11,25 @@ def breaches(case, traffic):
     for what, value, limit in (
         ("distinct bytes over the floor", traffic.unique / case.floor, case.unique),
         ("requested bytes over the floor", traffic.requested / case.floor, case.requested),
-        ("sectors over the ideal", traffic.sectors / max(1, traffic.ideal_sectors), 1.01),
-        ("shared wavefronts over the ideal", traffic.wavefronts / max(1, traffic.ideal_wavefronts), 1.1),
+        ("sectors over the ideal", traffic.sectors / max(1, traffic.ideal_sectors), case.sectors),
+        ("shared wavefronts over the ideal", traffic.wavefronts / max(1, traffic.ideal_wavefronts), case.wavefronts),
     ):
         if value > limit:
             found.append(f"{what}: {value:.3f}, at most {limit}")
     return found
 
 
-def static_breaches(case, cc, threads, facts, main=True):
-    """What a compiled kernel has beyond its limits; `main` is false for a second kernel over partial sums."""
+def static_breaches(case, cc, threads, facts, main=True, stores=True):
+    """What a compiled kernel has beyond its limits; `main` is false for a second kernel over partial sums, `stores` for
+    one that writes nothing but sums."""
     found = []
     if facts.stack or facts.spills:
         found.append(f"{facts.stack} bytes of stack, {facts.spills} spills")
     if case.dot and cc != 75 and not facts.tensor_core:
         found.append("no tensor core instruction")
     if cc in static.MULTIPROCESSOR:  # AMD's wavefronts are twice as wide: the same tile is 64 bits a lane there
-        if main and not case.dot and not (facts.wide_loads and facts.wide_stores):
+        reads_and_writes_wide = facts.wide_loads and (facts.wide_stores or not stores)
+        if main and case.wide and not case.dot and not reads_and_writes_wide:
             found.append("no 128-bit load or no 128-bit store")
         if facts.registers > case.registers:
             found.append(f"{facts.registers} registers, at most {case.registers}")

@@ -68,7 +68,7 @@ def traffic(launches):
     kinds = ("load", "store", "atomic")
     return Traffic(
         len(launches), sum(u[0] for u in unique), sum(u[1] for u in unique),
-        total(*(f"{kind}_bytes" for kind in kinds), "cp_async_bytes"),
+        total(*(f"{kind}_bytes" for kind in kinds)),
         total(*(f"{kind}_sectors" for kind in kinds)), total(*(f"{kind}_ideal_sectors" for kind in kinds)),
         total("shared_wavefronts"), total("shared_ideal_wavefronts"), total("warp_instructions"), total("mma_flops"),
     )  # fmt: skip

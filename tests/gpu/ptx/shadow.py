@@ -130,13 +130,14 @@ class Shadow:
         lanes = epoch & (a >> 5 == b >> 5) & ((old ^ mine) & FIELD == 0) & ((a != b) | (old & MANY_LANES != 0))
         return flags | np.where(warps, MANY_WARPS, 0) | np.where(lanes, MANY_LANES, 0)
 
-    def write(self, offsets, nbytes, threads, text, atomic=False):
+    def write(self, offsets, nbytes, threads, text, atomic=False, compared=False):
+        """`compared`: the caller sees to it that threads which write one place at once write the same."""
         mine = self.sync.stamp(threads)
         for slots in self._slots(offsets, nbytes):
             self._check(self.writes[slots], mine, threads, "write after a write", text, skip_atomic=atomic)
             self._check_readers(self.reads[slots], mine, threads, text)
             self.writes[slots] = mine | (ATOMIC if atomic else 0)
-            if not atomic:
+            if not (atomic or compared):
                 self._check_peers(self.writes[slots], mine, threads, text)
 
     def _check_peers(self, back, mine, threads, text):

@@ -90,7 +90,7 @@ class SharedAccess:
     def __init__(self, machine, nbytes, text):
         self.machine, self.nbytes, self.text = machine, nbytes, text
 
-    def offsets(self, addresses, kind, lanes=None, count=True):
+    def offsets(self, addresses, kind, lanes=None, count=True, compared=False):
         m, nbytes = self.machine, self.nbytes
         lanes = m.index if lanes is None else lanes
         offsets = m.shared.offsets(addresses, m.block_of[lanes], nbytes, self.text)
@@ -107,7 +107,7 @@ class SharedAccess:
             if kind == "load":
                 m.shared_races.read(offsets, nbytes, threads, self.text)
             else:
-                m.shared_races.write(offsets, nbytes, threads, self.text, atomic=kind == "atomic")
+                m.shared_races.write(offsets, nbytes, threads, self.text, kind == "atomic", compared)
         if kind == "store":
             written[offsets // nbytes] = _ALL_WRITTEN[width]
         return offsets
@@ -202,7 +202,8 @@ def st(machine, ins):
         if where == "global":
             offsets, buffer = glob.offsets(addresses, "store"), machine.arena.bytes
         elif where == "shared":
-            offsets, buffer = shared.offsets(addresses, "store"), machine.shared.bytes
+            # Triton's conversions of layouts store a number from every warp that has it: below they are compared.
+            offsets, buffer = shared.offsets(addresses, "store", compared=True), machine.shared.bytes
         elif where == "local":
             offsets, buffer = machine.local.offsets(addresses, index, nbytes, ins.text), machine.local.bytes
             machine.counters["local_bytes"] += nbytes * len(offsets)

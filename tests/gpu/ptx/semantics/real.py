@@ -35,6 +35,12 @@ def lift(ptx_type, function):
             return np.ascontiguousarray(function(*parts).astype(np.float32)).view(np.uint64).reshape(-1)
 
         return twice
+    if ptx_type in ("u16x2", "s16x2"):  # each half wraps by itself
+
+        def both(*args):
+            return function(*(np.ascontiguousarray(a).view(np.uint16) for a in args)).view(np.uint32)
+
+        return both
     raise KeyError(ptx_type)
 
 

@@ -1,0 +1,134 @@
+"""Adjoints of the operators that are no operator of `gankernels.ops` themselves, as ordinary differentiable code.
+
+A convolution's adjoint is the other convolution, upfirdn2d's is upfirdn2d; those of the activations and of batch
+normalisation are here: each a kernel with its own registered derivative (backend "reference": plain PyTorch). With
+them a gradient is written out as forward code, which torch.compile differentiates as any other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gankernels import _backend
+from gankernels.ops import _check
+from gankernels.ops.batch_norm_act import checked, functional
+from gankernels.ops.batch_norm_act import reference as _batch_norm
+from gankernels.ops.bias_act import ACTIVATIONS, _output_suffices, resolve
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def bias_act_adjoint(
+    g: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, *, dim: int, act: str, alpha, gain, clamp=None
+) -> Tensor:
+    """``g * slope of bias_act at x``, both adjoint and tangent (its Jacobian is diagonal); y is bias_act's result."""
+    alpha, gain, clamp = resolve("bias_act", act, alpha, gain, clamp)
+    if bias is not None and bias.dtype != x.dtype and _check.autocast_dtype(x) is not None:
+        bias = bias.to(x.dtype)  # as bias_act does
+    return _backend.pick("bias_act_adjoint", x)(g, x, y, bias, dim % x.ndim, act, alpha, gain, clamp)
+
+
+_aten = torch.ops.aten
+_TIMES_SLOPE = {
+    "linear": lambda g, u, alpha: g,
+    "relu": lambda g, u, alpha: _aten.threshold_backward(g, u, 0),
+    "lrelu": lambda g, u, alpha: _aten.leaky_relu_backward(g, u, alpha, False),
+    "tanh": lambda g, u, alpha: _aten.tanh_backward(g, u.tanh()),
+    "sigmoid": lambda g, u, alpha: _aten.sigmoid_backward(g, u.sigmoid()),
+    "elu": lambda g, u, alpha: _aten.elu_backward(g, 1.0, 1, 1, False, u),
+    "selu": lambda g, u, alpha: _aten.elu_backward(g, _SELU_ALPHA, _SELU_SCALE, 1, False, u),
+    "softplus": lambda g, u, alpha: _aten.softplus_backward(g, u, 1, 20),
+    "swish": lambda g, u, alpha: g * u.sigmoid() * (1 + u * (1 - u.sigmoid())),  # silu_backward has no derivative
+}
+"""g times an activation's slope at u: PyTorch's own, which has PyTorch's own derivative, kinks included."""
+
+
+def _bias_act_reference(g, x, y, bias, dim, act, alpha, gain, clamp):
+    u = x if bias is None else x + bias.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+    if clamp >= 0:
+        g = torch.where((ACTIVATIONS[act][0](u, alpha) * gain).abs() <= clamp, g, 0)
+    return _TIMES_SLOPE[act](g * gain, u, alpha)
+
+
+def _bias_act_kernel(namespace):
+    def run(g, x, y, bias, dim, act, alpha, gain, clamp):
+        from_output = _output_suffices(act, alpha, gain, clamp)
+        if from_output:
+            ref, bias = y, None
+        elif act == "linear" and clamp < 0:
+            ref, bias = None, None
+        else:
+            ref = x
+        op = getattr(torch.ops, namespace).bias_act_derivative
+        return op(g, None, None, ref, bias, from_output, 1, dim, act, alpha, gain, clamp, True, False)[0]
+
+    return run
+
+
+def batch_norm_act_saved(*args, **kwargs) -> tuple[Tensor, Tensor, Tensor]:
+    """`batch_norm_act`, the mean and 1 / standard deviation it normalised with: (y, [C], [C]).
+
+    Kernels count the two as functions of x in the adjoint's derivative: they are for `batch_norm_act_adjoint` alone.
+    """
+    return _backend.pick("batch_norm_act_saved", args[0])(*checked(*args, **kwargs))
+
+
+def batch_norm_act_adjoint(
+    g: Tensor, x: Tensor, weight, bias, mean: Tensor, invstd: Tensor, *, training: bool, act: str, alpha, gain: float
+) -> Tensor:
+    """The gradient of `batch_norm_act` in x from that of its result; without activation it is the tangent as well."""
+    alpha, gain, _ = resolve("batch_norm_act", act, alpha, gain, None)
+    return _backend.pick("batch_norm_act_adjoint", x)(g, x, weight, bias, mean, invstd, training, act, alpha, gain)
+
+
+def _saved_reference(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if training:
+        dims = [d for d in range(x.ndim) if d != 1]
+        mean, var = wide.mean(dims), wide.var(dims, correction=0)
+    else:
+        mean, var = running_mean.to(wide.dtype), running_var.to(wide.dtype)
+    y = _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain)
+    return y, mean, (var + eps).rsqrt()
+
+
+def _batch_norm_reference(g, x, weight, bias, mean, invstd, training, act, alpha, gain):
+    def over_channels(t):
+        return t.reshape([-1 if d == 1 else 1 for d in range(x.ndim)])
+
+    wide = x.to(mean.dtype)
+    normal = (wide - over_channels(mean)) * over_channels(invstd)
+    u = normal if weight is None else normal * over_channels(weight)
+    u = u if bias is None else u + over_channels(bias)
+    g = _TIMES_SLOPE[act](g.to(mean.dtype) * gain, u, alpha)
+    g = g if weight is None else g * over_channels(weight)
+    if training:
+        dims = [d for d in range(x.ndim) if d != 1]
+        g = g - g.mean(dims, keepdim=True) - normal * (g * normal).mean(dims, keepdim=True)
+    return (g * over_channels(invstd)).to(x.dtype)
+
+
+def _saved_kernel(namespace):
+    return functional(lambda *args: getattr(torch.ops, namespace).batch_norm_act(*args))
+
+
+def _batch_norm_kernel(namespace):
+    def run(g, x, weight, bias, mean, invstd, training, act, alpha, gain):
+        op = getattr(torch.ops, namespace).batch_norm_act_backward
+        return op(g, x, weight, bias, mean, invstd, training, act, alpha, gain, [True, False, False])[0]
+
+    return run
+
+
+def _of(op: str, make) -> dict:
+    """A kernel for each compiled backend that `op` has."""
+    names = [name for name in _backend.operators()[op] if name != "reference"]
+    return {name: make("gankernels" if name == "triton" else "gankernels_native") for name in names}
+
+
+_backend.register("bias_act_adjoint", reference=_bias_act_reference, **_of("bias_act", _bias_act_kernel))
+_backend.register("batch_norm_act_saved", reference=_saved_reference, **_of("batch_norm_act", _saved_kernel))
+_backend.register(
+    "batch_norm_act_adjoint", reference=_batch_norm_reference, **_of("batch_norm_act", _batch_norm_kernel)
+)

@@ -1,0 +1,217 @@
+"""The second derivative of batch_norm_act in Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gankernels.triton.activations import act_derivative
+from gankernels.triton.channel_sums import (
+    Call,
+    affine,
+    number,
+    offsets,
+    parameter_grads,
+    split_range,
+    store_number,
+    total_sum,
+)  # fmt: skip
+
+_TILE = 512  # elements that a program works on at once, with ten sums for each
+
+
+@triton.jit
+def _reduce_second(
+    x_ptr, g_ptr, v_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, sums_ptr,
+    rows, channels, inner, rows_a_split, splits, alpha: tl.float64, gain: tl.float64,
+    ACT: tl.constexpr, SMOOTH: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < channels
+    alpha, gain = alpha.to(acc), gain.to(acc)
+    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    zero = tl.zeros((ROWS, CHANNELS), acc)
+    sum_d, sum_dx, sum_v, sum_vx, sum_dv = zero, zero, zero, zero, zero
+    sum_h, sum_hx, sum_hxx, sum_hv, sum_hvx = zero, zero, zero, zero, zero
+    begin, end = split_range(rows, rows_a_split, BIG)
+    for start in range(begin, end, ROWS):
+        row = start + tl.arange(0, ROWS)
+        at = offsets(row, channel, channels, inner)
+        mask = None if EVEN else (row < end)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + at, mask).to(acc) - mean[None, :]
+        g = tl.load(g_ptr + at, mask).to(acc)
+        v = zero
+        if v_ptr is not None:
+            v = tl.load(v_ptr + at, mask).to(acc)
+        u = x * (weight * r)[None, :] + bias[None, :]
+        d = g * (gain * act_derivative(u, alpha, ACT, 1))
+        if not EVEN:
+            d, x, v = tl.where(mask, d, 0.0), tl.where(mask, x, 0.0), tl.where(mask, v, 0.0)
+        sum_d += d
+        sum_dx += d * x
+        sum_v += v
+        sum_vx += v * x
+        sum_dv += d * v
+        if SMOOTH:
+            h = g * (gain * act_derivative(u, alpha, ACT, 2))
+            if not EVEN:
+                h = tl.where(mask, h, 0.0)
+            sum_h += h
+            sum_hx += h * x
+            sum_hxx += h * x * x
+            sum_hv += h * v
+            sum_hvx += h * v * x
+    to = sums_ptr + tl.program_id(0) * channels + channel
+    term = splits * channels
+    tl.store(to, tl.sum(sum_d, 0), inside)
+    tl.store(to + term, tl.sum(sum_dx, 0), inside)
+    tl.store(to + 2 * term, tl.sum(sum_v, 0), inside)
+    tl.store(to + 3 * term, tl.sum(sum_vx, 0), inside)
+    tl.store(to + 4 * term, tl.sum(sum_dv, 0), inside)
+    if SMOOTH:
+        tl.store(to + 5 * term, tl.sum(sum_h, 0), inside)
+        tl.store(to + 6 * term, tl.sum(sum_hx, 0), inside)
+        tl.store(to + 7 * term, tl.sum(sum_hxx, 0), inside)
+        tl.store(to + 8 * term, tl.sum(sum_hv, 0), inside)
+        tl.store(to + 9 * term, tl.sum(sum_hvx, 0), inside)
+
+
+@triton.jit
+def _given_second(
+    x_ptr, g_ptr, v_ptr, p_ptr, q_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, gg_ptr, gx_ptr, sums_ptr,
+    rows, channels, inner, rows_a_split, splits, alpha: tl.float64, gain: tl.float64,
+    ACT: tl.constexpr, SMOOTH: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    # With given statistics nothing that is written needs a sum; the sums are the gradients of bias and of weight / r.
+    acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < channels
+    alpha, gain = alpha.to(acc), gain.to(acc)
+    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    scale = (weight * r)[None, :]
+    on_x = (number(p_ptr, channel, inside, 0.0, acc) * r)[None, :]
+    q = number(q_ptr, channel, inside, 0.0, acc)[None, :]
+    zero = tl.zeros((ROWS, CHANNELS), acc)
+    sum_bias, sum_weight = zero, zero
+    begin, end = split_range(rows, rows_a_split, BIG)
+    for start in range(begin, end, ROWS):
+        row = start + tl.arange(0, ROWS)
+        at = offsets(row, channel, channels, inner)
+        mask = None if EVEN else (row < end)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + at, mask).to(acc) - mean[None, :]
+        g = tl.load(g_ptr + at, mask).to(acc)
+        v = zero
+        if v_ptr is not None:
+            v = tl.load(v_ptr + at, mask).to(acc)
+        u = x * scale + bias[None, :]
+        first = gain * act_derivative(u, alpha, ACT, 1)
+        t = scale * v + on_x * x + q
+        gx, for_bias, for_weight = on_x * (g * first), zero, g * first * v
+        if SMOOTH:
+            for_bias = g * (gain * act_derivative(u, alpha, ACT, 2)) * t
+            for_weight += for_bias * x
+            gx += scale * for_bias
+        if gg_ptr is not None:
+            tl.store(gg_ptr + at, (first * t).to(gg_ptr.dtype.element_ty), mask)
+        if gx_ptr is not None:
+            tl.store(gx_ptr + at, gx.to(gx_ptr.dtype.element_ty), mask)
+        if not EVEN:
+            for_bias, for_weight = tl.where(mask, for_bias, 0.0), tl.where(mask, for_weight, 0.0)
+        sum_bias += for_bias
+        sum_weight += for_weight
+    if sums_ptr is not None:
+        to = sums_ptr + tl.program_id(0) * channels + channel
+        tl.store(to, tl.sum(sum_bias, 0), inside)
+        tl.store(to + splits * channels, tl.sum(sum_weight, 0), inside)
+
+
+@triton.jit
+def _apply_second(
+    x_ptr, g_ptr, v_ptr, p_ptr, q_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, gg_ptr, gx_ptr, grad_weight_ptr,
+    grad_bias_ptr, sums_ptr, rows, channels, inner, splits, rows_a_program, alpha: tl.float64, gain: tl.float64,
+    ACT: tl.constexpr, SMOOTH: tl.constexpr, SPLITS: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    # The formulas and their names are those of NormSecond in csrc/batch_norm_act.h.
+    acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < channels
+    alpha, gain = alpha.to(acc), gain.to(acc)
+    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    scale = weight * r
+    count = tl.cast(rows, acc)
+    over = 1.0 / count
+    d_mean = total_sum(sums_ptr, 0, channel, inside, channels, splits, SPLITS) * over
+    d_slope = r * total_sum(sums_ptr, 1, channel, inside, channels, splits, SPLITS) * over
+    v_mean = total_sum(sums_ptr, 2, channel, inside, channels, splits, SPLITS) * over
+    v_slope = r * total_sum(sums_ptr, 3, channel, inside, channels, splits, SPLITS) * over
+    dv = total_sum(sums_ptr, 4, channel, inside, channels, splits, SPLITS)
+    dv -= count * (v_mean * d_mean + v_slope * d_slope)
+    on_xh = number(p_ptr, channel, inside, 0.0, acc) - scale * v_slope
+    t_on_x = on_xh * r
+    t_constant = number(q_ptr, channel, inside, 0.0, acc) - scale * v_mean
+    e = tl.zeros((CHANNELS,), acc)
+    e_slope = tl.zeros((CHANNELS,), acc)
+    if SMOOTH:
+        h = total_sum(sums_ptr, 5, channel, inside, channels, splits, SPLITS)
+        hx = total_sum(sums_ptr, 6, channel, inside, channels, splits, SPLITS)
+        hxx = total_sum(sums_ptr, 7, channel, inside, channels, splits, SPLITS)
+        hv = total_sum(sums_ptr, 8, channel, inside, channels, splits, SPLITS)
+        hvx = total_sum(sums_ptr, 9, channel, inside, channels, splits, SPLITS)
+        e = scale * hv + t_on_x * hx + t_constant * h
+        e_slope = r * (scale * hvx + t_on_x * hxx + t_constant * hx)
+    if tl.program_id(0) == 0:
+        store_number(grad_weight_ptr, channel, e_slope + r * dv, inside)
+        store_number(grad_bias_ptr, channel, e, inside)
+    if gg_ptr is not None or gx_ptr is not None:
+        mean_part = weight * e * over + on_xh * d_mean - scale * d_slope * v_mean
+        slope = weight * e_slope * over + (on_xh - scale * v_slope) * d_slope + scale * dv * over
+        on_v, on_x, constant = -r * scale * d_slope, -r * r * slope, -r * mean_part
+        begin, end = split_range(rows, rows_a_program, BIG)
+        for start in range(begin, end, ROWS):
+            row = start + tl.arange(0, ROWS)
+            at = offsets(row, channel, channels, inner)
+            mask = None if EVEN else (row < end)[:, None] & inside[None, :]
+            x = tl.load(x_ptr + at, mask).to(acc) - mean[None, :]
+            g = tl.load(g_ptr + at, mask).to(acc)
+            v = tl.zeros((ROWS, CHANNELS), acc)
+            if v_ptr is not None:
+                v = tl.load(v_ptr + at, mask).to(acc)
+            u = x * scale[None, :] + bias[None, :]
+            first = gain * act_derivative(u, alpha, ACT, 1)
+            t = scale[None, :] * v + t_on_x[None, :] * x + t_constant[None, :]
+            if gg_ptr is not None:
+                tl.store(gg_ptr + at, (first * t).to(gg_ptr.dtype.element_ty), mask)
+            if gx_ptr is not None:
+                gx = t_on_x[None, :] * (g * first) + on_v[None, :] * v + on_x[None, :] * x + constant[None, :]
+                if SMOOTH:
+                    gx += scale[None, :] * (g * (gain * act_derivative(u, alpha, ACT, 2))) * t
+                tl.store(gx_ptr + at, gx.to(gx_ptr.dtype.element_ty), mask)
+
+
+def double_backward(
+    v, p, q, gy: Tensor, x: Tensor, weight, bias, mean, invstd, training: bool, act: str, alpha: float, gain: float,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    call, parameters = Call(x, _TILE), wanted[2] or wanted[3]
+    gg, gx = call.whole(wanted[0]), call.whole(wanted[1])
+    gw, gb = call.per_channel(wanted[2], weight), call.per_channel(wanted[3], bias)
+    if x.numel() and any(wanted):
+        g, v = call.dense(gy), call.dense(v)
+        p, q, *channels = (t if t is None else t.contiguous() for t in (p, q, weight, bias, mean, invstd))
+        smooth = act not in ("linear", "relu", "lrelu")
+        settings = {"numbers": (alpha, gain), "ACT": act, "SMOOTH": smooth}
+        if training:
+            sums = call.reduce(_reduce_second, 10 if smooth else 5, g, v, *channels, **settings)
+            outputs = (gg, gx, gw, gb)
+            call.apply(_apply_second, sums, g, v, p, q, *channels, *outputs, writes=wanted[0] or wanted[1], **settings)
+        else:
+            terms = 2 if parameters else 0
+            sums = call.reduce(_given_second, terms, g, v, p, q, *channels, gg, gx, **settings)
+            if parameters:
+                parameter_grads(call, sums, invstd, gw, gb)
+    return call.or_none(gg, x), call.or_none(gx, x), call.or_none(gw, weight), call.or_none(gb, bias)

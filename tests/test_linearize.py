@@ -1,0 +1,230 @@
+"""A layer's derivative as forward code equals PyTorch's, in both directions, and so do its own derivatives."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import gankernels
+from gankernels import ops
+from gankernels.nn import (
+    BatchNormAct2d,
+    BiasAct,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    Maxout,
+    linearize,
+    linearized,
+    pullback,
+    pushforward,
+    register_linearization,
+)
+
+
+class Blur(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, 4))
+        self.options = options
+
+    def forward(self, x):
+        return ops.upfirdn2d(x, self.filter, **self.options)
+
+
+@register_linearization(Blur)
+def _blur(m, x):
+    return linearized.upfirdn2d(x, m.filter, **m.options)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(Conv2d(4, 4, 3, padding=1), BiasAct("tanh", num_features=4))
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+@register_linearization(Residual)
+def _residual(m, x):
+    y, inner = linearize(m.inner, x)
+    return x + y, linearized.total(linearized.chain(), inner)
+
+
+class Projection(nn.Module):
+    """Conditional: <weight[c], features> as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), Linear(60, 5, act="swish"))
+        self.weight = nn.Parameter(torch.randn(3, 5))
+
+    def forward(self, x, c):
+        return (self.inner(x) * self.weight[c]).sum(1)
+
+
+@register_linearization(Projection)
+def _projection(m, x, c):
+    y, inner = linearize(m.inner, x)
+    w = m.weight[c]
+    last = linearized.Linearization(lambda t: (t * w).sum(1), lambda g: g[:, None] * w)
+    return (y * w).sum(1), linearized.chain(inner, last)
+
+
+ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+CASES = {
+    "conv": lambda: Conv2d(4, 6, 3, 2, 1, groups=2),
+    "conv-odd": lambda: Conv2d(4, 2, (2, 3), (3, 2), (0, 2), dilation=(2, 1), bias=False),
+    "conv-same": lambda: Conv2d(4, 3, 3, padding="same", dilation=2),
+    "conv-same-even": lambda: Conv2d(4, 3, (2, 3), padding="same"),
+    "conv-valid": lambda: Conv2d(4, 3, 2, padding="valid"),
+    "transpose": lambda: ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2),
+    "transpose-spare": lambda: ConvTranspose2d(4, 2, 3, 1, 0, output_padding=1, dilation=2),
+    "linear": lambda: nn.Sequential(nn.Flatten(), Linear(60, 5, act="elu", gain=0.5), Linear(5, 2, bias=False)),
+    "linear-4d": lambda: Linear(5, 2, act="tanh"),
+    "norm-train": lambda: BatchNormAct2d(4, act="lrelu", alpha=0.2),
+    "norm-eval": lambda: BatchNormAct2d(4, act="softplus", gain=2.0).eval(),
+    "norm-linear": lambda: BatchNormAct2d(4, gain=3.0),
+    "norm-smooth": lambda: BatchNormAct2d(4, act="swish", momentum=None),
+    "norm-bare": lambda: BatchNormAct2d(4, affine=False, track_running_stats=False, act="tanh"),
+    "maxout": lambda: nn.Sequential(Maxout(2), nn.Identity()),
+    "pool": lambda: nn.MaxPool2d(2, 1, ceil_mode=True),
+    "pool-strided": lambda: nn.MaxPool2d((3, 2), 2, 1),
+    "dropout": lambda: nn.Dropout(0.4),
+    "dropout-eval": lambda: nn.Dropout(0.4).eval(),
+    "shapes": lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (6, 10)), nn.Flatten(0, 1), Linear(10, 2)),
+    "blur": lambda: Blur(up=2, down=3, padding=[1, 2, 3, 4], gain=1.5),
+    "blur-crop": lambda: Blur(up=[3, 1], down=[1, 2], padding=[-2, 3, 4, -1], flip_filter=True),
+    "residual": Residual,
+    "projection": Projection,
+    **{f"act-{act}": lambda act=act: BiasAct(act, num_features=4, gain=1.7) for act in ACTS},
+    "act-negative-gain": lambda: BiasAct("lrelu", -0.3, gain=-1.0),
+}
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request):
+    reason = gankernels.why_not(request.param, "cpu")
+    if reason:
+        pytest.skip(reason)
+    with gankernels.backend(request.param):
+        yield request.param
+
+
+def given(name):
+    torch.manual_seed(3)
+    module = CASES[name]().double()
+    for p in module.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(3, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    return module, (x, torch.tensor([0, 2, 1])) if name == "projection" else (x,)
+
+
+def everything(value, module, inputs):
+    """The gradient of a scalar in every parameter and input; None counts as 0."""
+    wanted = [*module.parameters(), *inputs]
+    grads = torch.autograd.grad(value, wanted, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(grads, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_pytorch(backend, name):
+    module, args = given(name)
+    ours, theirs = copy.deepcopy(module), module
+    x = args[0]
+    torch.manual_seed(7)
+    with gankernels.backend("reference"):
+        expected = theirs(*args)
+    torch.manual_seed(7)
+    y, derivative = linearize(ours, *args)
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg="a running statistic moved otherwise")
+    g = torch.randn_like(y).requires_grad_()
+    t = torch.randn_like(x).requires_grad_()
+    (vjp,) = torch.autograd.grad(expected, x, g, create_graph=True)
+    (jvp,) = torch.autograd.grad(vjp, g, t, create_graph=True)
+    adjoint, tangent = derivative.adjoint(g), derivative.tangent(t)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(adjoint, vjp, **close)
+    torch.testing.assert_close(tangent, jvp, **close)
+    if not adjoint.requires_grad:
+        return
+    # <w, tangent(t)> = <adjoint(w), t>: PyTorch's third derivative of batch norm, the direct way, is wrong.
+    w = torch.randn_like(y)
+    (of_w,) = torch.autograd.grad(expected, x, w, create_graph=True)
+    pairs = [((adjoint * t.detach()).sum(), (vjp * t.detach()).sum()), ((tangent * w).sum(), (of_w * t).sum())]
+    for value, truth in pairs:
+        for a, b in zip(everything(value, ours, (x, g, t)), everything(truth, theirs, (x, g, t)), strict=True):
+            torch.testing.assert_close(a, b, **close)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_clamped_activation(backend, act):
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    y, derivative = linearized.bias_act(x, b, act=act, clamp=0.6)
+    g = torch.randn_like(y)
+    with gankernels.backend("reference"):
+        (expected,) = torch.autograd.grad(ops.bias_act(x, b, act=act, clamp=0.6), x, g)
+    torch.testing.assert_close(derivative.adjoint(g), expected)
+
+
+def test_pullback_and_pushforward():
+    module = Linear(3, 2, act="tanh").double()
+    x, t, g = (torch.randn(4, n, dtype=torch.float64) for n in (3, 3, 2))
+    y, pull = pullback(module, x)
+    y2, dy = pushforward(module, x, t)
+    assert torch.equal(y, module(x))
+    assert torch.equal(y, y2)
+    torch.testing.assert_close((pull(g) * t).sum(), (g * dy).sum())
+
+
+def test_autocast_keeps_the_inputs_dtype(backend):
+    module = nn.Sequential(Conv2d(3, 4, 3), BiasAct("lrelu", num_features=4), nn.Flatten(), Linear(36, 1))
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, derivative = linearize(module, x)
+        adjoint = derivative.adjoint(torch.ones_like(y))
+        derivative.tangent(x.detach())
+        (expected,) = torch.autograd.grad(module(x).sum(), x)
+    assert adjoint.dtype == torch.float32
+    torch.testing.assert_close(adjoint, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_what_no_rule_describes_is_refused():
+    class Own(Conv2d):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    x = torch.randn(1, 3, 4, 4)
+    with pytest.raises(TypeError, match=r"GELU has no rule .*register_linearization"):
+        linearize(nn.Sequential(Conv2d(3, 2, 1), nn.GELU()), x)
+    with pytest.raises(TypeError, match="Own has a forward of its own"):
+        linearize(Own(3, 2, 1), x)
+    hooked = Conv2d(3, 2, 1)
+    handle = hooked.register_forward_pre_hook(lambda *_: None)
+    with pytest.raises(TypeError, match="Conv2d has forward hooks"):
+        linearize(hooked, x)
+    handle.remove()
+    linearize(hooked, x)
+    hooked.forward = lambda x: x
+    with pytest.raises(TypeError, match="Conv2d has a forward of its own"):
+        linearize(hooked, x)
+    with pytest.raises(TypeError, match="got a condition c"):
+        linearize(Conv2d(3, 2, 1), x, torch.tensor([0]))
+    with pytest.raises(ValueError, match="expected classes of"):
+        register_linearization(int)
+
+
+def test_a_subclass_that_keeps_forward_and_a_parametrized_weight_keep_the_rule():
+    class Named(Conv2d):
+        pass
+
+    x = torch.randn(1, 3, 4, 4, requires_grad=True)
+    module = nn.utils.parametrizations.weight_norm(Named(3, 2, 1))
+    y, derivative = linearize(module, x)
+    (expected,) = torch.autograd.grad(module(x).sum(), x)
+    torch.testing.assert_close(derivative.adjoint(torch.ones_like(y)), expected)
