@@ -66,6 +66,26 @@ def _cases():
         lambda x, w, b: ops.batch_norm_act(x, w, b, None, None, training=True, act="lrelu"),
         {"x": x, "w": _draw(3, seed=8), "b": _draw(3, seed=9)},
     )
+    y = _draw(6, 4, 3, 2, seed=10)
+    yield "minibatch_stddev", lambda x: ops.minibatch_stddev(x, 3, 2), {"x": y}
+    yield "minibatch_stddev_whole", lambda x: ops.minibatch_stddev(x, None), {"x": y}
+    yield "pixel_norm", lambda x: ops.pixel_norm(x), {"x": x}
+    yield "maxout", lambda x: ops.maxout(x, 2), {"x": y}
+    yield (
+        "add_noise",
+        lambda x, noise, strength: ops.add_noise(x, noise, strength),
+        {"x": x, "noise": _draw(2, 1, 5, 4, seed=11), "strength": _draw(3, seed=12)},
+    )
+    yield (
+        "fade_in",
+        lambda image, lower, w, b: ops.fade_in(image, lower, 0.3, w, b),
+        {"image": y, "lower": _draw(6, 5, 3, 2, seed=13), "w": _draw(4, 5, 1, 1, seed=14), "b": _draw(4, seed=15)},
+    )
+    yield (
+        "pixel_shuffle_act",
+        lambda x, b: ops.pixel_shuffle_act(x, 2, b, act="swish"),
+        {"x": y, "b": _draw(4, seed=15)},
+    )
     styles, noise = _draw(2, 3, seed=10), _draw(5, 4, seed=11)
     for name, kwargs in {
         "up": {"up": 2, "padding": 1},

@@ -11,7 +11,7 @@ from gankernels.nn._linearize import (
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
@@ -24,8 +24,10 @@ __all__ = [
     "Linear",
     "Linearization",
     "Maxout",
+    "MinibatchStdDev",
     "ModulatedConv2d",
     "NoiseInjection",
+    "PixelNorm",
     "StyledConv",
     "linearize",
     "pullback",

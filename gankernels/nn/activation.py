@@ -39,10 +39,7 @@ class BiasAct(torch.nn.Module):
 
 
 class Maxout(torch.nn.Module):
-    """The largest of each `pieces` neighbouring channels (Goodfellow et al. 2013, arXiv 1302.4389).
-
-    Raises: ValueError when the channels are no multiple of `pieces`.
-    """
+    """`ops.maxout` as a module: the largest of each `pieces` neighbouring channels."""
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
@@ -50,8 +47,7 @@ class Maxout(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> [N, C / pieces, ...]."""
-        self.check(x)
-        return x.unflatten(1, (-1, self.pieces)).max(2).values
+        return ops.maxout(x, self.pieces)
 
     def check(self, x: Tensor) -> None:
         if x.shape[1] % self.pieces:

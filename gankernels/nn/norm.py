@@ -1,4 +1,4 @@
-"""Normalisations that carry their activation."""
+"""Normalisations, and what tells a discriminator how varied a batch is."""
 
 import torch
 from torch import Tensor
@@ -57,3 +57,38 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}"
+
+
+class MinibatchStdDev(torch.nn.Module):
+    """`ops.minibatch_stddev` as a module: appends `num_channels` channels of the deviation over groups of samples.
+
+    Args:
+        group_size: samples of a group; None for the whole batch.
+        num_channels: channels to append, a divisor of the input's.
+    """
+
+    def __init__(self, group_size: int | None = 4, num_channels: int = 1) -> None:
+        super().__init__()
+        self.group_size, self.num_channels = group_size, num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C + num_channels, H, W]."""
+        return ops.minibatch_stddev(x, self.group_size, self.num_channels)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}, num_channels={self.num_channels}"
+
+
+class PixelNorm(torch.nn.Module):
+    """`ops.pixel_norm` as a module: ``x * rsqrt(mean(x ** 2) + eps)``, the mean along `dim`."""
+
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] -> the same."""
+        return ops.pixel_norm(x, self.dim, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, eps={self.eps}"

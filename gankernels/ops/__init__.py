@@ -7,27 +7,37 @@ They take torch tensors, and NumPy or CuPy arrays through DLPack: the kind of ``
 from gankernels.ops import _arrays
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
+from gankernels.ops.composites import add_noise, fade_in, gradient_reversal, maxout, pixel_shuffle_act
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.filtered_lrelu import filtered_lrelu
+from gankernels.ops.minibatch_stddev import minibatch_stddev
 from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
+from gankernels.ops.pixel_norm import pixel_norm
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
+    "add_noise",
     "batch_norm_act",
     "bias_act",
     "conv2d",
     "conv2d_resample",
     "conv_transpose2d",
     "downsample2d",
+    "fade_in",
     "filter2d",
     "filtered_lrelu",
+    "gradient_reversal",
+    "maxout",
+    "minibatch_stddev",
     "modulate_act",
     "modulated_conv2d",
     "modulated_conv2d_act",
     "norm_per_sample",
+    "pixel_norm",
+    "pixel_shuffle_act",
     "setup_filter",
     "sum_squares_per_sample",
     "upfirdn2d",

@@ -1,0 +1,283 @@
+"""Operators that PyTorch's own kernels, or another operator's, compute in the fewest passes over memory.
+
+Each is registered for every backend as what it is, so that forcing a backend works; none has a kernel of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankernels import _backend
+from gankernels.ops import _check
+from gankernels.ops.bias_act import reference as _bias_act
+from gankernels.ops.bias_act import resolve
+
+
+def _plain(name: str, f) -> None:
+    _backend.compounds.add(name)
+    _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
+
+
+def _count(op: str, name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of 1 or more")
+    return value
+
+
+def _cast(x: Tensor, t: Tensor) -> Tensor:
+    """`t` in the dtype of `x` under autocast, where parameters follow x; else as it is."""
+    autocast = _check.autocast_dtype(x) is not None and isinstance(t, Tensor) and t.is_floating_point()
+    return t.to(x.dtype) if autocast else t
+
+
+def maxout(x: Tensor, pieces: int, dim: int = 1) -> Tensor:
+    """The largest of each `pieces` neighbouring channels: ``y[:, c] = max(x[:, c * pieces : (c + 1) * pieces])``.
+
+    Args:
+        x: any shape with dimension `dim`, usually [N, C, H, W] or [N, C]; float16, bfloat16, float32 or float64.
+        pieces: a divisor of x.shape[dim], 1 or more.
+        dim: the dimension of the channels; negative counts from the end.
+
+    Returns: x with C / pieces channels; channels_last stays channels_last where dim is 1. Every backend is PyTorch's
+        max over a view, one pass, whose derivative goes to one of the largest alone. Differentiable in x to any order.
+    Raises: ValueError for an argument of the wrong kind or dtype, and channels that are no multiple of `pieces`.
+
+    Goodfellow et al. 2013, arXiv 1302.4389.
+    """
+    _check.floating("maxout", "x", x)
+    _count("maxout", "pieces", pieces)
+    if not isinstance(dim, int) or isinstance(dim, bool) or not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"maxout: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
+    dim = dim % x.ndim
+    if x.shape[dim] % pieces:
+        raise ValueError(f"maxout: x has {x.shape[dim]} channels, expected a multiple of pieces = {pieces}")
+    return _backend.pick("maxout", x)(x, pieces, dim)
+
+
+def _maxout(x, pieces, dim):
+    y = x.unflatten(dim, (x.shape[dim] // pieces, pieces)).max(dim + 1).values
+    return y.contiguous(memory_format=_check.kept_format(x, dim))
+
+
+_plain("maxout", _maxout)
+
+
+def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
+    """``x + strength * noise``, one image of noise for all channels.
+
+    Args:
+        x: [N, C, H, W]; float16, bfloat16, float32 or float64.
+        noise: [N, 1, H, W], [1, 1, H, W] or [H, W], dtype and device of x.
+        strength: a number, or a tensor [] (StyleGAN2) or [C] (StyleGAN) of x's dtype and device.
+
+    Returns: shape and dtype of x; channels_last stays channels_last. Every backend is one elementwise kernel of
+        PyTorch's; the gradient of a strength that is a tensor takes one product of the size of x besides.
+        Differentiable in x, noise and strength to any order. Under autocast x keeps its dtype, the others are cast.
+    Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
+
+    Karras et al. 2019, arXiv 1812.04948.
+    """
+    _check.floating("add_noise", "x", x)
+    _check.rank("add_noise", "x", x, 4, "[N, C, H, W]")
+    noise = _cast(x, noise)
+    _check.like("add_noise", "noise", noise, x)
+    n, c, h, w = x.shape
+    if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
+        raise ValueError(
+            f"add_noise: noise has shape {list(noise.shape)}, expected {[n, 1, h, w]}, {[1, 1, h, w]} or {[h, w]}"
+        )
+    if isinstance(strength, Tensor):
+        strength = _cast(x, strength)
+        _check.like("add_noise", "strength", strength, x)
+        if tuple(strength.shape) not in ((), (c,)):
+            raise ValueError(f"add_noise: strength has shape {list(strength.shape)}, expected [] or [{c}] (x.shape[1])")
+    else:
+        strength = _check.finite("add_noise", "strength", strength)
+    return _backend.pick("add_noise", x)(x, noise, strength)
+
+
+def _add_noise(x, noise, strength):
+    if isinstance(strength, float):
+        y = torch.add(x, noise, alpha=strength)
+    else:
+        y = torch.addcmul(x, noise, strength.reshape(-1, 1, 1))
+    return y.contiguous(memory_format=_check.kept_format(x))
+
+
+_plain("add_noise", _add_noise)
+
+
+def fade_in(
+    image: Tensor, lower: Tensor, alpha: float | Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """``(1 - alpha) * up(to_rgb(lower)) + alpha * image``: the crossfade to a new resolution.
+
+    Args:
+        image: [N, C, r H, r W], what the new resolution gives; float16, bfloat16, float32 or float64.
+        lower: [N, I, H, W], the layer below; `up` repeats each pixel r x r times (r = 1: in a discriminator).
+        alpha: share of the new, 0 to 1: a number, or a tensor [] of image's dtype and device.
+        weight, bias: [C, I, 1, 1] or [C, I] and [C] of the 1x1 convolution to_rgb; None for none, where I is C.
+
+    Returns: shape, dtype and memory format of image. Every backend is PyTorch's own: convolution of the small image,
+        nearest upsampling, one lerp. Differentiable in image, lower, alpha, weight and bias to any order. Under
+        autocast image keeps its dtype.
+    Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
+
+    Karras et al. 2018, arXiv 1710.10196.
+    """
+    _check.floating("fade_in", "image", image)
+    _check.rank("fade_in", "image", image, 4, "[N, C, r H, r W]")
+    given = {"lower": lower, "weight": weight, "bias": bias}
+    given = {k: _cast(image, t) for k, t in given.items() if t is not None or k == "lower"}
+    for name, t in given.items():
+        _check.like("fade_in", name, t, image, "image")
+    lower, weight, bias = given["lower"], given.get("weight"), given.get("bias")
+    _check.rank("fade_in", "lower", lower, 4, "[N, I, H, W]")
+    n, c, h, w = image.shape
+    inputs = lower.shape[1]
+    if weight is None and bias is not None:
+        raise ValueError("fade_in: bias is a tensor and weight is None, expected both, or no bias")
+    if weight is not None and tuple(weight.shape) not in ((c, inputs), (c, inputs, 1, 1)):
+        raise ValueError(
+            f"fade_in: weight has shape {list(weight.shape)}, expected {[c, inputs, 1, 1]} or its first two"
+        )
+    if bias is not None and tuple(bias.shape) != (c,):
+        raise ValueError(f"fade_in: bias has shape {list(bias.shape)}, expected [{c}] (image.shape[1])")
+    rows, columns = lower.shape[2:]
+    r = h // max(rows, 1)
+    if lower.shape[0] != n or (weight is None and inputs != c) or r < 1 or (rows * r, columns * r) != (h, w):
+        raise ValueError(
+            f"fade_in: lower has shape {list(lower.shape)}, expected [{n}, {c if weight is None else inputs}, H, W] of "
+            f"which image's {[h, w]} is a multiple, the same for both"
+        )
+    if isinstance(alpha, Tensor):
+        alpha = _cast(image, alpha)
+        _check.like("fade_in", "alpha", alpha, image, "image")
+        if alpha.ndim:
+            raise ValueError(f"fade_in: alpha has shape {list(alpha.shape)}, expected [] or a number")
+    elif not 0 <= _check.finite("fade_in", "alpha", alpha) <= 1:
+        raise ValueError(f"fade_in: alpha is {alpha}, expected 0 to 1")
+    return _backend.pick("fade_in", image)(image, lower, alpha, weight, bias, r)
+
+
+def _fade_in(image, lower, alpha, weight, bias, r):
+    layout = _check.kept_format(image)
+    if weight is not None:
+        lower = F.conv2d(lower, weight.reshape(*weight.shape[:2], 1, 1), bias).to(image.dtype)
+    lower = lower.contiguous(memory_format=layout)
+    if r > 1 and lower.numel():
+        lower = F.interpolate(lower, scale_factor=r)
+    elif r > 1:  # of nothing, which F.interpolate refuses
+        lower = lower.reshape(image.shape)
+    return torch.lerp(lower, image, alpha).contiguous(memory_format=layout)
+
+
+_plain("fade_in", _fade_in)
+
+
+class _Reversal(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, lam):
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.lam = inputs[1]
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * -ctx.lam, None
+
+
+def gradient_reversal(x: Tensor, lam: float = 1.0) -> Tensor:
+    """x forward; backward its gradient times ``-lam``.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        lam: the factor, any finite number.
+
+    Returns: a view of x, so that forward moves no memory; every backend is the same. Differentiable in x to any order,
+        each taking the gradient as it stands: the second derivative is that of ``-lam * g``.
+    Raises: ValueError for an argument of the wrong kind or dtype.
+
+    Ganin and Lempitsky 2015, arXiv 1409.7495.
+    """
+    _check.floating("gradient_reversal", "x", x)
+    lam = _check.finite("gradient_reversal", "lam", lam)
+    return _backend.pick("gradient_reversal", x)(x, lam)
+
+
+def _reverse(x, lam):
+    return _Reversal.apply(x, lam)
+
+
+_plain("gradient_reversal", _reverse)
+
+
+def pixel_shuffle_act(
+    x: Tensor,
+    upscale_factor: int,
+    bias: Tensor | None = None,
+    *,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """``pixel_shuffle(bias_act(x, bias), r)``: y[n, c, h r + i, w r + j] = bias_act(x, bias)[n, (c r + i) r + j, h, w].
+
+    Args:
+        x: [N, C r r, H, W], r = upscale_factor; float16, bfloat16, float32 or float64.
+        upscale_factor: 1 or more.
+        bias: [C r r], that of the convolution before; dtype and device of x; None for none.
+        act, alpha, gain, clamp: as in `bias_act`.
+
+    Returns: [N, C, H r, W r], dtype and memory format of x: `bias_act`'s kernel, then PyTorch's permutation.
+        Differentiable in x and bias to the order that `bias_act` is. Under autocast x keeps its dtype, bias is cast.
+    Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
+
+    Shi et al. 2016, arXiv 1609.05158.
+    """
+    _check.floating("pixel_shuffle_act", "x", x)
+    _check.rank("pixel_shuffle_act", "x", x, 4, "[N, C r r, H, W]")
+    r = _count("pixel_shuffle_act", "upscale_factor", upscale_factor)
+    if x.shape[1] % (r * r):
+        raise ValueError(
+            f"pixel_shuffle_act: x has {x.shape[1]} channels, expected a multiple of {r * r} ({r} squared)"
+        )
+    if bias is not None:
+        bias = _cast(x, bias)
+        _check.like("pixel_shuffle_act", "bias", bias, x)
+        if tuple(bias.shape) != (x.shape[1],):
+            raise ValueError(
+                f"pixel_shuffle_act: bias has shape {list(bias.shape)}, expected [{x.shape[1]}] (x.shape[1])"
+            )
+    numbers = resolve("pixel_shuffle_act", act, alpha, gain, clamp)
+    return _backend.pick("pixel_shuffle_act", x)(x, r, bias, act, *numbers)
+
+
+def _shuffled(epilogue):
+    def run(x, r, bias, act, alpha, gain, clamp):
+        y = epilogue(x, bias, 1, act, alpha, gain, clamp)
+        if y.numel():
+            y = F.pixel_shuffle(y, r)
+        else:  # of which F.pixel_shuffle's derivative has the wrong shape
+            n, c, h, w = y.shape
+            y = y.reshape(n, c // (r * r), h * r, w * r)
+        return y.contiguous(memory_format=_check.kept_format(x))
+
+    return run
+
+
+_backend.compounds.add("pixel_shuffle_act")
+_backend.register(
+    "pixel_shuffle_act",
+    reference=_shuffled(_bias_act),
+    cpu=_shuffled(_backend.native("bias_act")),
+    cuda=_shuffled(_backend.native("bias_act")),
+    triton=_shuffled(torch.ops.gankernels.bias_act),
+)

@@ -1,0 +1,202 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from op_tests import Calls, OpTests, Sample
+
+import gankernels
+from gankernels.ops import add_noise, fade_in, gradient_reversal, maxout, pixel_shuffle_act
+
+
+def random(*shape, last=False):
+    x = torch.randn(shape, dtype=torch.float64)
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+class Plain(OpTests):
+    """An operator that is PyTorch on every backend: no kernel of ours may run, and torch.func works."""
+
+    def check_pruned(self, calls: Calls, wanted: str):
+        assert not {n for n in calls.names() if n.startswith("gankernels")}
+
+    def test_forced_backend_runs_its_kernel(self, backend):
+        calls = Calls()
+        with calls:
+            s = self.first(backend)
+            self.gradients(self.call(s), s)
+        self.check_pruned(calls, "")
+
+    test_forced_backend_stays_with_its_graph = test_forced_backend_runs_its_kernel
+
+    def test_functional_derivatives_are_refused_by_name(self, backend):
+        """They are not: they agree with autograd's."""
+        s = self.first(backend)
+        name = next(iter(s.tensors))
+        rest = {k: t.detach() for k, t in s.tensors.items() if k != name}
+        g = torch.func.grad(lambda t: self.op(**{name: t}, **rest, **s.kwargs).sum())(s.tensors[name].detach())
+        torch.testing.assert_close(g, torch.autograd.grad(self.call(s).sum(), s.tensors[name])[0])
+
+    test_opcheck = None
+    test_compile_follows_the_forced_backend = None
+
+
+class TestMaxout(Plain):
+    name = "maxout"
+
+    def samples(self):
+        yield Sample({"x": random(2, 6, 3, 4)}, {"pieces": 3})
+        yield Sample({"x": random(2, 6, 3, 4, last=True)}, {"pieces": 2})
+        yield Sample({"x": random(0, 4, 2, 2)}, {"pieces": 4})
+        yield Sample({"x": random(3, 5)}, {"pieces": 5})
+        yield Sample({"x": random(2, 3, 4)}, {"pieces": 2, "dim": -1})
+
+    def bad(self):
+        x = torch.randn(2, 6)
+        yield {"x": x.int(), "pieces": 2}, "x has dtype torch.int32"
+        yield {"x": 1.0, "pieces": 2}, "x is float"
+        yield {"x": x, "pieces": 4}, "x has 6 channels, expected a multiple of pieces = 4"
+        yield {"x": x, "pieces": 0}, "pieces is 0, expected an integer of 1 or more"
+        yield {"x": x, "pieces": 2.0}, "pieces is 2.0"
+        yield {"x": x, "pieces": 2, "dim": 2}, "dim is 2"
+
+
+class TestAddNoise(Plain):
+    name = "add_noise"
+
+    def samples(self):
+        yield Sample({"x": random(2, 3, 4, 5), "noise": random(2, 1, 4, 5), "strength": random(3)})
+        yield Sample({"x": random(2, 3, 4, 5, last=True), "noise": random(4, 5), "strength": random()})
+        yield Sample({"x": random(2, 3, 1, 1), "noise": random(1, 1, 1, 1)}, {"strength": -0.5})
+        yield Sample({"x": random(0, 3, 4, 4), "noise": random(0, 1, 4, 4), "strength": random(3)})
+
+    def bad(self):
+        x, noise = torch.randn(2, 3, 4, 5), torch.randn(4, 5)
+        good = {"x": x, "noise": noise, "strength": 1.0}
+        yield good | {"x": x.int()}, "x has dtype torch.int32"
+        yield good | {"x": x[0]}, "x has shape"
+        yield good | {"noise": None}, "noise is NoneType"
+        yield good | {"noise": noise.double()}, "noise has dtype torch.float64"
+        yield good | {"noise": noise.to("meta")}, "noise is on meta"
+        yield (
+            good | {"noise": noise.T},
+            r"noise has shape \[5, 4\], expected \[2, 1, 4, 5\], \[1, 1, 4, 5\] or \[4, 5\]",
+        )
+        yield good | {"strength": torch.ones(4)}, r"strength has shape \[4\], expected \[\] or \[3\]"
+        yield good | {"strength": torch.ones(3).double()}, "strength has dtype"
+        yield good | {"strength": float("nan")}, "strength is nan"
+
+
+class TestFadeIn(Plain):
+    name = "fade_in"
+
+    def samples(self):
+        rgb = {"weight": random(3, 5, 1, 1), "bias": random(3)}
+        yield Sample({"image": random(2, 3, 4, 6), "lower": random(2, 5, 2, 3), **rgb}, {"alpha": 0.3})
+        yield Sample({"image": random(2, 3, 4, 6, last=True), "lower": random(2, 3, 2, 3), "alpha": random() * 0 + 0.6})
+        yield Sample({"image": random(1, 3, 3, 3), "lower": random(1, 4, 3, 3), "weight": random(3, 4)}, {"alpha": 1})
+        yield Sample({"image": random(0, 3, 4, 4), "lower": random(0, 3, 2, 2)}, {"alpha": 0.0})
+
+    def bad(self):
+        image, lower, weight = torch.randn(2, 3, 4, 6), torch.randn(2, 5, 2, 3), torch.randn(3, 5)
+        good = {"image": image, "lower": lower, "alpha": 0.5, "weight": weight}
+        yield good | {"image": image.int()}, "image has dtype torch.int32"
+        yield good | {"image": image[0]}, "image has shape"
+        yield good | {"lower": None}, "lower is NoneType"
+        yield good | {"lower": lower.double()}, "lower has dtype torch.float64, expected torch.float32 as image"
+        yield good | {"lower": lower[0]}, "lower has shape"
+        yield good | {"lower": lower[:1]}, r"lower has shape \[1, 5, 2, 3\], expected \[2, 5, H, W\]"
+        yield good | {"lower": lower[..., :2]}, r"lower has shape \[2, 5, 2, 2\]"
+        yield good | {"weight": None}, r"lower has shape \[2, 5, 2, 3\], expected \[2, 3, H, W\]"
+        yield good | {"weight": None, "bias": torch.ones(3)}, "bias is a tensor and weight is None"
+        yield good | {"weight": weight.T}, r"weight has shape \[5, 3\], expected \[3, 5, 1, 1\]"
+        yield good | {"bias": torch.ones(5)}, r"bias has shape \[5\], expected \[3\]"
+        yield good | {"alpha": 1.5}, "alpha is 1.5, expected 0 to 1"
+        yield good | {"alpha": "1"}, "alpha is '1'"
+        yield good | {"alpha": torch.ones(1)}, r"alpha has shape \[1\]"
+
+
+class TestPixelShuffleAct(OpTests):
+    name = "pixel_shuffle_act"
+
+    def samples(self):
+        yield Sample({"x": random(2, 8, 3, 2), "bias": random(8)}, {"upscale_factor": 2, "act": "swish"})
+        yield Sample({"x": random(1, 9, 2, 3, last=True)}, {"upscale_factor": 3, "act": "tanh", "clamp": 0.8})
+        yield Sample({"x": random(2, 3, 2, 2), "bias": random(3)}, {"upscale_factor": 1, "act": "sigmoid"})
+        yield Sample({"x": random(0, 4, 2, 2), "bias": random(4)}, {"upscale_factor": 2})
+
+    def bad(self):
+        x = torch.randn(2, 8, 3, 3)
+        good = {"x": x, "upscale_factor": 2}
+        yield good | {"x": x.int()}, "x has dtype torch.int32"
+        yield good | {"x": x[0]}, "x has shape"
+        yield good | {"upscale_factor": 3}, "x has 8 channels, expected a multiple of 9"
+        yield good | {"upscale_factor": 0}, "upscale_factor is 0"
+        yield good | {"bias": torch.ones(2)}, r"bias has shape \[2\], expected \[8\]"
+        yield good | {"bias": torch.ones(8).double()}, "bias has dtype"
+        yield good | {"act": "gelu"}, "act is 'gelu'"
+        yield good | {"clamp": -1}, "clamp is -1"
+
+    def check_pruned(self, calls: Calls, wanted: str):
+        (derivative,) = [args for name, args in calls.seen if "bias_act_derivative" in name]
+        assert (derivative["want_full"], derivative["want_bias"]) == (wanted == "x", wanted == "bias")
+
+
+def test_maxout_takes_neighbours():
+    x = torch.tensor([[1.0, 5.0, 2.0, -1.0, -4.0, -2.0]])
+    assert maxout(x, 3).tolist() == [[5.0, -1.0]]
+
+
+def test_fade_in_by_the_book():
+    image, lower, weight = random(2, 3, 4, 6), random(2, 5, 2, 3), random(3, 5, 1, 1)
+    expected = 0.7 * F.interpolate(F.conv2d(lower, weight), scale_factor=2) + 0.3 * image
+    torch.testing.assert_close(fade_in(image, lower, 0.3, weight), expected)
+    assert fade_in(image, lower, 1.0, weight).equal(image)
+
+
+def test_add_noise_by_the_book():
+    x, noise, strength = random(2, 3, 4, 5), random(2, 1, 4, 5), random(3)
+    torch.testing.assert_close(add_noise(x, noise, strength), x + noise * strength.view(1, 3, 1, 1))
+
+
+def test_pixel_shuffle_act_by_the_book():
+    x, bias = random(2, 8, 3, 2), random(8)
+    expected = F.leaky_relu(F.pixel_shuffle(x + bias.view(1, 8, 1, 1), 2), 0.2)
+    torch.testing.assert_close(pixel_shuffle_act(x, 2, bias, act="lrelu", gain=1), expected)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_memory_formats(last):
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=layout)
+    for y in (
+        maxout(x, 2),
+        add_noise(x, torch.randn(4, 6), torch.ones(8)),
+        fade_in(x, torch.randn(2, 8, 2, 3), 0.5),
+        pixel_shuffle_act(x, 2),
+    ):
+        assert y.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("compiler", [None, "aot_eager"])
+def test_gradient_reversal(compiler):
+    def f(x):
+        return (gradient_reversal(x, 0.25) ** 3).sum()
+
+    run = torch.compile(f, backend=compiler, fullgraph=True) if compiler else f
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(run(x), (x**3).sum())
+    torch.testing.assert_close(torch.autograd.grad(run(x), x)[0], -0.25 * 3 * x**2)
+
+
+def test_gradient_reversal_in_higher_orders_and_transforms():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    (g,) = torch.autograd.grad((gradient_reversal(x, 2.0) ** 3).sum(), x, create_graph=True)
+    # 3 x^2 of the reversed x again: each way back through it turns the sign.
+    torch.testing.assert_close(torch.autograd.grad(g.sum(), x)[0], -2.0 * -2.0 * 6 * x)
+    torch.testing.assert_close(torch.func.grad(lambda t: gradient_reversal(t, 2.0).sum())(x.detach()), -2 * x * 0 - 2)
+    torch.testing.assert_close(torch.func.vmap(gradient_reversal)(x), x)
+    assert gradient_reversal(x).data_ptr() == x.data_ptr()
+    for args, message in [((x.int(),), "x has dtype"), ((x, float("inf")), "lam is inf"), ((x, "1"), "lam is '1'")]:
+        with pytest.raises(ValueError, match=f"gradient_reversal: {message}"):
+            gradient_reversal(*args)
+    with gankernels.backend("triton"), pytest.raises(RuntimeError, match="is forced but cannot run"):
+        gradient_reversal(x)
