@@ -36,6 +36,9 @@ def _norm(dtype, second: bool):
     return prepare
 
 
+SUMS = ("_sums",)
+
+
 def cases():
     """The sum reads x. The gradient reads x and writes one like it. The second reads x and v twice: it sums first."""
     for backend in ("triton", "cuda"):
@@ -44,7 +47,7 @@ def cases():
             few = SAMPLES * 4
             convert = 0 if dtype == torch.float32 else size + wide
             # PyTorch: the squares are written and read again, in float32.
-            yield Case(backend, f"squares {what}", _squares(dtype), size + few, convert + 3 * wide, 1)
+            yield Case(backend, f"squares {what}", _squares(dtype), size + few, convert + 3 * wide, 1, sums=SUMS)
             # Every thread reads its sample's two numbers, 8 bytes beside the 16 or 32 of x and the result.
             yield Case(
                 backend, f"norm backward {what}", _norm(dtype, False), 2 * size + 2 * few, 2 * convert + 2 * wide, 1,
@@ -53,5 +56,5 @@ def cases():
             # PyTorch: v x and its sum, v scaled, x scaled, their sum.
             yield Case(
                 backend, f"norm second {what}", _norm(dtype, True), 3 * size + 4 * few, 3 * convert + 11 * wide, 2,
-                requested=2.1, unique=1.7, registers=80, occupancy=0.37,
+                requested=2.1, unique=1.7, registers=128, occupancy=0.25, sums=SUMS,
             )  # fmt: skip
