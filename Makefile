@@ -2,6 +2,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+# Processes of `make test`; the emulator takes about a GiB in each.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
@@ -11,7 +13,7 @@ demo: $(VENV)/built
 	$(BIN)/gankernels demo --out runs/demo
 
 test: $(VENV)/built
-	$(BIN)/python -m pytest tests -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/built
 	$(BIN)/python -m pip install --quiet ".[metrics]"

@@ -245,8 +245,10 @@ def test_gradients_in_low_precision(forced, dtype, layout):
         x64, f64 = x.detach().double().requires_grad_(), f.detach().double().requires_grad_()
         with backend("reference"):
             tx, tf = torch.autograd.grad(ops.upfirdn2d(x64, f64, **kwargs), [x64, f64], g.double())
+            (rf,) = torch.autograd.grad(ops.upfirdn2d(x, f, **kwargs), f, g)
         close(gx, tx.cpu(), dtype)
-        assert (gf - tf).abs().max() <= 1e-5 * tf.abs().max()
+        # Thousands of terms that cancel: float32's own rounding of such a sum, as the reference has it, comes on top.
+        assert (gf - tf).abs().max() <= 2 * (rf - tf).abs().max() + 1e-5 * tf.abs().max()
 
 
 def test_identity(forced):
