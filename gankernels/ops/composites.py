@@ -168,7 +168,7 @@ def _fade_in(image, lower, alpha, weight, bias, r):
         lower = F.conv2d(lower, weight.reshape(*weight.shape[:2], 1, 1), bias).to(image.dtype)
     lower = lower.contiguous(memory_format=layout)
     if r > 1 and lower.numel():
-        lower = F.interpolate(lower, scale_factor=r)
+        lower = F.interpolate(lower, size=tuple(image.shape[2:]))
     elif r > 1:  # of nothing, which F.interpolate refuses
         lower = lower.reshape(image.shape)
     return torch.lerp(lower, image, alpha).contiguous(memory_format=layout)
