@@ -85,7 +85,8 @@ def shift(op: str, bias: Tensor | None, noise: Tensor | None, x: Tensor, result:
         small(op, "noise", noise, x)
         full = (n, 1, h, w)
         shape = (1,) * (4 - noise.ndim) + tuple(noise.shape)
-        if noise.ndim > 4 or any(have not in (1, want) for have, want in zip(shape, full, strict=True)):
+        # Compared one by one: torch.compile finds no symbolic size `in` a tuple.
+        if noise.ndim > 4 or not all(have == 1 or have == want for have, want in zip(shape, full, strict=True)):
             raise ValueError(
                 f"{op}: noise has shape {list(noise.shape)}, expected one that broadcasts to {list(full)}, [N, 1, H, W]"
             )
