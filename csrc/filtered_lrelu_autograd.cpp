@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "autograd.h"
 #include "fir_adjoint.h"
 
 namespace gk {
@@ -19,8 +20,6 @@ using std::optional;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Numbers = std::vector<SymInt>;
-
-optional<Tensor> given(const Tensor& t) { return t.defined() ? optional<Tensor>(t) : std::nullopt; }
 
 struct Filters {
   Tensor fu;

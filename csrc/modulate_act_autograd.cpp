@@ -10,6 +10,8 @@
 #include <array>
 #include <optional>
 
+#include "autograd.h"
+
 namespace gk {
 namespace {
 
@@ -28,13 +30,6 @@ using DoubleBackward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const 
                                                                           const Opt&, const Opt&, const Opt&, Text,
                                                                           double, double, double, std::array<bool, 5>);
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-Opt given(const Tensor& t) { return t.defined() ? Opt(t) : std::nullopt; }
-Tensor or_undefined(const Opt& t) { return t.has_value() ? *t : Tensor(); }
 bool trained(const Opt& t) { return t.has_value() && t->requires_grad(); }
 
 struct Config {

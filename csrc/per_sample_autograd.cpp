@@ -9,6 +9,8 @@
 
 #include <array>
 
+#include "autograd.h"
+
 namespace gk {
 namespace {
 
@@ -23,10 +25,6 @@ using Backward = Tensor(const Tensor&, const Tensor&, const Tensor&);
 using Second = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                           std::array<bool, 2>);
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 Tensor call_sum_squares(const Tensor& x) {
   static const auto op = find<Reduce>("gankernels_native::sum_squares_per_sample");
   return op.call(x);

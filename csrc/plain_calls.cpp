@@ -14,9 +14,12 @@
 #include <cmath>
 #include <optional>
 
+#include "autograd.h"
+
 namespace {
 
 using at::Tensor;
+using gk::find;
 using Pair = std::array<int64_t, 2>;
 
 bool plain_context() {
@@ -50,11 +53,6 @@ bool pair(PyObject* o, int64_t least, Pair& to) {
   if (!number(o, least, to[0])) return false;
   to[1] = to[0];
   return true;
-}
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
 using Convolution = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
