@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankernels import _backend, _pruning
-from gankernels.ops import _check
+from gankernels import _backend
+from gankernels.ops import _check, _second_order
 
 _NAME = "minibatch_stddev"
 EPS = 1e-8
@@ -109,40 +109,7 @@ def _run_double_backward(v, gy, x, size, channels, wanted):
     return kernels.double_backward(v, gy, x, _group(x.shape[0], size), channels, wanted)
 
 
-def _setup(ctx, inputs, output):
-    x, *ctx.numbers = inputs
-    ctx.save_for_backward(x)
-
-
-def _backward(ctx, gy):
-    (x,) = ctx.saved_tensors
-    return torch.ops.gankernels.minibatch_stddev_backward(gy, x, *ctx.numbers), None, None
-
-
-def _setup_backward(ctx, inputs, output):
-    gy, x, *ctx.numbers = inputs
-    ctx.save_for_backward(gy, x)
-
-
-def _double_backward(ctx, v):
-    gy, x = ctx.saved_tensors
-    wanted = _pruning.wanted(ctx, True, True)
-    outs = torch.ops.gankernels.minibatch_stddev_double_backward(v, gy, x, *ctx.numbers, wanted)
-    return (*(out if want else None for out, want in zip(outs, wanted, strict=True)), None, None)
-
-
-def _third(ctx, *grads):
-    raise RuntimeError(
-        f"{_NAME}: the derivative of order 3 is not supported by the compiled backends; use "
-        "gankernels.backend('reference')"
-    )
-
-
-torch.library.register_autograd("gankernels::minibatch_stddev", _backward, setup_context=_setup)
-torch.library.register_autograd(
-    "gankernels::minibatch_stddev_backward", _double_backward, setup_context=_setup_backward
-)
-torch.library.register_autograd("gankernels::minibatch_stddev_double_backward", _third)
+_second_order.register_autograd(_NAME)
 
 
 def _fake(x, size, channels):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankernels import _backend, _pruning
-from gankernels.ops import _check
+from gankernels import _backend
+from gankernels.ops import _check, _second_order
 
 _NAME = "pixel_norm"
 
@@ -76,38 +76,7 @@ def _run_double_backward(v, g, x, dim, eps, wanted):
     return kernels.launch(2, x, dim, eps, g, v, wanted)
 
 
-def _setup(ctx, inputs, output):
-    x, *ctx.numbers = inputs
-    ctx.save_for_backward(x)
-
-
-def _backward(ctx, g):
-    (x,) = ctx.saved_tensors
-    return torch.ops.gankernels.pixel_norm_backward(g, x, *ctx.numbers), None, None
-
-
-def _setup_backward(ctx, inputs, output):
-    g, x, *ctx.numbers = inputs
-    ctx.save_for_backward(g, x)
-
-
-def _double_backward(ctx, v):
-    g, x = ctx.saved_tensors
-    wanted = _pruning.wanted(ctx, True, True)
-    outs = torch.ops.gankernels.pixel_norm_double_backward(v, g, x, *ctx.numbers, wanted)
-    return (*(out if want else None for out, want in zip(outs, wanted, strict=True)), None, None)
-
-
-def _third(ctx, *grads):
-    raise RuntimeError(
-        f"{_NAME}: the derivative of order 3 is not supported by the compiled backends; use "
-        "gankernels.backend('reference')"
-    )
-
-
-torch.library.register_autograd("gankernels::pixel_norm", _backward, setup_context=_setup)
-torch.library.register_autograd("gankernels::pixel_norm_backward", _double_backward, setup_context=_setup_backward)
-torch.library.register_autograd("gankernels::pixel_norm_double_backward", _third)
+_second_order.register_autograd(_NAME)
 
 
 def _fake(x, dim, eps):
