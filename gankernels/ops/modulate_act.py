@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, modulate_act_op  # noqa: F401  registers fakes and vmap rules
+from gankernels.ops import _check, modulate_act_op
 from gankernels.ops.bias_act import reference as _bias_act
 from gankernels.ops.bias_act import resolve
 
@@ -114,7 +114,13 @@ def reference(
     return y.clone(memory_format=form) if y is x else y.to(x.dtype).contiguous(memory_format=form)
 
 
-_backend.register("modulate_act", reference=reference, cpu=_backend.native("modulate_act"))
+_backend.register(
+    "modulate_act",
+    reference=reference,
+    cpu=_backend.native("modulate_act"),
+    cuda=_backend.native("modulate_act"),
+    triton=modulate_act_op.triton,
+)
 
 
 def over(y: Tensor, scale, noise, bias, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
