@@ -11,6 +11,7 @@ from torch import Tensor
 from gankernels import _backend, _pruning
 from gankernels.ops import _check
 
+
 def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=_check.kept_format(x))
 
@@ -132,7 +133,10 @@ for _name, _schema in _SCHEMAS.items():
     torch.library.define(f"gankernels::{_name}", _schema)
     _kernel = "value" if _name == "modulate_act" else _name.removeprefix("modulate_act_")
     torch.library.impl(f"gankernels::{_name}", "CompositeExplicitAutograd")(_launcher(_kernel))
+torch.library.define("gankernels::modulate_act_", f"(Tensor(a!) x, {_GIVEN}, {_NUMBERS}) -> ()")
+torch.library.impl("gankernels::modulate_act_", "CompositeExplicitAutograd")(_launcher("value_in_place"))
 _register_rules("gankernels")
+torch.library.register_fake("gankernels::modulate_act_", _value_in_place)
 if _backend.native_error is None:
     _register_rules("gankernels_native")
     torch.library.register_fake("gankernels_native::modulate_act_", _value_in_place)

@@ -203,12 +203,23 @@ class _Call:
         )  # fmt: skip
 
 
+def _write(call: _Call, x: Tensor, y: Tensor, scale, noise, bias, *numbers) -> None:
+    none = (None,) * 3
+    call.run(x, None, None, y, None, scale, noise, bias, *none, none, *numbers)
+
+
 def value(x, scale, noise, bias, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     call = _Call(x, 0)
     y = call.fresh()
-    none = (None,) * 3
-    call.run(call.image(x), None, None, y, None, scale, noise, bias, *none, none, act, alpha, gain, clamp)
+    _write(call, call.image(x), y, scale, noise, bias, act, alpha, gain, clamp)
     return y
+
+
+def value_in_place(x, scale, noise, bias, act: str, alpha: float, gain: float, clamp: float) -> None:
+    call = _Call(x, 0)
+    if not x.is_contiguous(memory_format=call.format):
+        raise ValueError(f"modulate_act_: x has strides {x.stride()}, expected a dense tensor")
+    _write(call, x, x, scale, noise, bias, act, alpha, gain, clamp)
 
 
 def _needed(x: Tensor | None, act: str, clamp: float, by_x: bool, what: str) -> None:
