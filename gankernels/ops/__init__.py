@@ -52,7 +52,7 @@ __all__ = [
 _WRITES = {"batch_norm_act": {"written": ("running_mean", "running_var"), "when": "training"}}
 
 NO_ARRAYS = ("setup_filter", "spectral_norm")
-"""The first takes arrays as what they hold, like nested lists, and makes a tensor; the second takes lists of tensors."""
+"""The first takes arrays for what they hold, like nested lists; the second takes lists of tensors."""
 
 for _name in __all__:
     if _name not in NO_ARRAYS:
