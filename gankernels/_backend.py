@@ -83,6 +83,11 @@ def operators() -> dict[str, tuple[str, ...]]:
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
 
 
+def reference(op: str) -> Callable:
+    """Operator `op` in plain PyTorch."""
+    return _operators[op]["reference"]
+
+
 def home(op: str) -> str:
     """The module in gankernels.ops that operator `op` lives in, by its last name."""
     return _operators[op]["reference"].__module__.rpartition(".")[2].removesuffix("_op")

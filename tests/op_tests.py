@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from export_tests import ExportTests
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,7 +103,7 @@ class Calls(TorchDispatchMode):
         return {name.split(".")[0] for name, _ in self.seen}
 
 
-class OpTests:
+class OpTests(ExportTests):
     name: str  # the operator's name in the registry
     overloads: tuple[str, ...] = ()  # operators of the dispatcher behind it, without namespace
     dtypes = (torch.float64, *GPU_DTYPES)

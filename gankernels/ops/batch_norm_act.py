@@ -133,9 +133,9 @@ def functional(kernel):
     def run(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
         y, mean, invstd, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
         if training and running_mean is not None and x.numel():
-            with torch.no_grad():
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_(var.to(running_var.dtype), momentum)
+            # detach, not no_grad: a program exported with such a block cannot be loaded again
+            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            running_var.lerp_(var.detach().to(running_var.dtype), momentum)
         return y, mean, invstd
 
     return run
