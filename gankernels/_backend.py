@@ -71,11 +71,14 @@ def cuda_is_torch(op: str) -> bool:
     return op in _on_torch
 
 
-def register_compound(op: str, run: Callable, *parts: str) -> None:
-    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+def register_compound(op: str, run: Callable, *parts: str, **own: Callable) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have.
+
+    `own` are backends with a callable that does it another way.
+    """
     compounds.add(op)
     common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
-    register(op, reference=run, **{name: functools.partial(run) for name in common})
+    register(op, reference=run, **{name: functools.partial(run) for name in common} | own)
 
 
 def operators() -> dict[str, tuple[str, ...]]:
@@ -158,6 +161,14 @@ def pick(op: str, x: torch.Tensor) -> Callable:
             "gankernels.backend('reference')"
         )
     return run
+
+
+def namespace(op: str, x: torch.Tensor) -> str | None:
+    """The namespace of torch.ops that holds the kernels of `op` for `x`, None for the reference."""
+    run, kernels = _pick(op, x), _operators[op]
+    if run is kernels["reference"]:
+        return None
+    return "gankernels" if run is kernels.get("triton") else "gankernels_native"
 
 
 def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:

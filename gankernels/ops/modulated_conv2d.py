@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check
+from gankernels.ops import _check, modulated_conv2d_op
 from gankernels.ops.bias_act import resolve
 from gankernels.ops.conv2d_resample import compose as resampled
 from gankernels.ops.conv2d_resample import geometry, operands
@@ -180,10 +180,37 @@ def compose(
     """The three steps by the kernels of the operators they are; a backend may have one kernel for all."""
     x = _backend.pick("modulate_act", x)(x, scale_in, None, None, "linear", 0.0, 1.0, -1.0)
     y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False)
-    if scale_out is None and noise is None and bias is None and act == "linear" and gain == 1 and clamp < 0:
+    if _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
         return y
     return over(y, scale_out, noise, bias, act, alpha, gain, clamp)
 
 
+def _finishes_nothing(scale_out, noise, bias, act, gain, clamp) -> bool:
+    return scale_out is None and noise is None and bias is None and act == "linear" and gain == 1 and clamp < 0
+
+
+def fused(
+    x, weight, scale_in, scale_out, noise, bias, f, up, down, pads, flip_weight, act, alpha, gain, clamp
+) -> Tensor:
+    """As `compose`, the modulation in Triton's convolution's load; what follows in its store, or after the filter."""
+    numbers = act, alpha, gain, clamp
+    whole = max(up) == 1 and not _finishes_nothing(scale_out, noise, bias, act, gain, clamp)
+
+    def convolution(x, w, stride, padding, groups, size, transposed):
+        if not whole:
+            return modulated_conv2d_op.scaled_conv2d(x, w, scale_in, False, transposed, stride, padding, size)
+        leaves = (x, w, scale_in, scale_out, noise, bias)
+        trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        keep = trained and (act != "linear" or clamp >= 0 or (scale_out is not None and scale_out.requires_grad))
+        return modulated_conv2d_op.modulated_conv2d(
+            x, w, scale_in, scale_out, noise, bias, stride, padding, size, *numbers, keep
+        )[0]
+
+    y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False, convolution)
+    if whole or _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
+        return y
+    return over(y, scale_out, noise, bias, *numbers)
+
+
 for _name in ("modulated_conv2d", "modulated_conv2d_act"):
-    _backend.register_compound(_name, compose, "conv2d_resample", "modulate_act")
+    _backend.register_compound(_name, compose, "conv2d_resample", "modulate_act", triton=fused)

@@ -17,7 +17,7 @@ NUMBERS = (
     "small_height", "small_width", "large_height", "large_width", "small_n", "small_c", "small_y", "small_x",
     "large_n", "large_c", "large_y", "large_x", "out_split", "out_o", "out_i", "out_y", "out_x",
     "kernel_y", "kernel_x", "stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x",
-    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits",
+    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits", "noise_pitch",
 )  # fmt: skip
 
 
@@ -51,6 +51,25 @@ def second(v, LAST: tl.constexpr):
 def within(v, size):
     """0 <= v < size in one comparison; |v| is below 2^31."""
     return v.to(tl.uint32) < size.to(tl.uint32)
+
+
+@triton.jit
+def scales(
+    ptr, image, inside, channel, known, channels, ALONE: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """The numbers [N, channels] of a tile: a line where it is of one image, `image` then being its number."""
+    if ALONE:
+        return second(tl.load(ptr + image * channels + channel, known, 0.0), LAST)
+    else:
+        ok = first(inside, LAST) & second(known, LAST)
+        return tl.load(ptr + first(image * channels, LAST) + second(channel, LAST), ok, 0.0)
+
+
+@triton.jit
+def scaled(x, scale, WIDEN: tl.constexpr):
+    """x times numbers in the dtype of sums; as x, on its way into a product, unless that is WIDEN."""
+    y = x.to(scale.dtype) * scale
+    return y if WIDEN else y.to(x.dtype)
 
 
 # How a tile's products are formed. half: 16-bit on tensor cores. tf32: float32 on tensor cores, where PyTorch's
