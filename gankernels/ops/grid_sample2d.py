@@ -131,8 +131,9 @@ def _wide(t: Tensor) -> Tensor:
 def _affine_grid(theta: Tensor, size: Sequence[int], align: bool) -> Tensor:
     """[N, OH, OW, 2], at least float32."""
     theta = _wide(theta)
-    base = base_grid(size, align, theta).flatten(0, 1)  # [OH * OW, 3]
-    return (base @ theta.transpose(1, 2)).unflatten(1, tuple(size))
+    base = base_grid(size, align, theta)
+    # Not a matrix product: neither autocast nor TF32 may round positions.
+    return (base[None, :, :, None] * theta[:, None, None]).sum(-1)
 
 
 def _axis(g: Tensor, size: int, mode: int, padding: int, align: bool) -> tuple[list[Tensor], list[Tensor], list]:
