@@ -50,6 +50,7 @@ _operators: dict[str, dict[str, Callable]] = {}
 compounds: set[str] = set()
 """The operators that are made of others and have no kernels of their own."""
 _on_torch: set[str] = set()
+_plain: dict[str, Callable] = {}
 _warned: set[str] = set()
 
 
@@ -86,9 +87,14 @@ def operators() -> dict[str, tuple[str, ...]]:
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
 
 
-def reference(op: str) -> Callable:
-    """Operator `op` in plain PyTorch."""
-    return _operators[op]["reference"]
+def register_plain(name: str, run: Callable) -> None:
+    """Declare what the dispatcher's operator `name` is in plain PyTorch, where it is not the reference of that name."""
+    _plain[name] = run
+
+
+def plain() -> dict[str, Callable]:
+    """The dispatcher's forward operators in plain PyTorch, each a callable of the same arguments."""
+    return {op: kernels["reference"] for op, kernels in _operators.items() if op not in compounds} | _plain
 
 
 def home(op: str) -> str:

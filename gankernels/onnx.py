@@ -39,28 +39,6 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
 
     Of the forward operators alone: derivatives that are part of a program stay what they are.
     """
-    plain = {op: _backend.reference(op) for op in _backend.operators() if op not in _backend.compounds}
-    plain |= {"batch_norm_act": _batch_norm_act, "transpose_kernels": _transpose_kernels, "weight_power": _weight_power}
     spaces = (torch.ops.gankernels, torch.ops.gankernels_native)
-    return {getattr(space, op).default: f for op, f in plain.items() for space in spaces if hasattr(space, op)}
-
-
-def _batch_norm_act(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain):
-    """The operator behind it: it gives the statistics, and whoever called it moves the running ones."""
-    running = (None, None) if training else (running_mean, running_var)
-    y = _backend.reference("batch_norm_act")(x, weight, bias, *running, training, 0.0, eps, act, alpha, gain)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if not training:
-        mean, var = running_mean.to(wide), running_var.to(wide)
-        return y, mean, (var + eps).rsqrt(), var
-    dims = [d for d in range(x.ndim) if d != 1]
-    biased, mean = torch.var_mean(x.to(wide), dims, correction=0)
-    return y, mean, (biased + eps).rsqrt(), x.to(wide).var(dims)
-
-
-def _transpose_kernels(weight):
-    return weight.transpose(0, 1).contiguous()
-
-
-def _weight_power(weight):
-    return weight.to(torch.promote_types(weight.dtype, torch.float32)).square().sum([2, 3])
+    plain = _backend.plain().items()
+    return {getattr(space, op).default: run for op, run in plain for space in spaces if hasattr(space, op)}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from export_tests import ONNX_MISSING, check_export, check_onnx
+from export_tests import ONNX_MISSING, Call, check_export, check_onnx
 from torch import nn
 
 import gankernels
+from gankernels import _backend, ops
 from gankernels import nn as layers
-from gankernels import ops
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 HELPERS = {
@@ -119,6 +119,20 @@ def test_a_network_in_a_file(network, of, tmp_path):
     z = torch.randn(6, 5)
     (y,) = session.run(None, {session.get_inputs()[0].name: z.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), network(z), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"act": "lrelu", "bias": torch.randn(3)}, {"up": 2, "resample_filter": TAPS}])
+def test_triton_operators_in_plain_pytorch(options, monkeypatch):
+    """Those that Triton alone has, of a program exported for a GPU."""
+    monkeypatch.setattr(_backend, "emulated", {"triton"})  # no kernel runs: exporting takes shapes alone
+    tensors = torch.randn(2, 4, 6, 6), torch.randn(3, 4, 3, 3), torch.randn(2, 4)
+    module = Call(lambda **t: ops.modulated_conv2d_act(**t, padding=1, **options), ["x", "weight", "styles"])
+    with gankernels.backend("triton"):
+        program = torch.export.export(module, tensors)
+    ran = {str(n.target).split(".")[1] for n in program.graph.nodes if "gankernels." in str(n.target)}
+    assert ran & {"modulated_conv2d", "scaled_conv2d"}
+    plain = program.run_decompositions(gankernels.onnx.decompositions())
+    torch.testing.assert_close(plain.module()(*tensors), module(*tensors), rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_of_a_module_in_training_is_refused(network):

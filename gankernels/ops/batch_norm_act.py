@@ -150,6 +150,20 @@ def _triton(*args):
     return torch.ops.gankernels.batch_norm_act(*args)
 
 
+def _plain_with_statistics(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain):
+    """The dispatcher's operator: it gives the statistics, and whoever called it moves the running ones."""
+    running = (None, None) if training else (running_mean, running_var)
+    y = reference(x, weight, bias, *running, training, 0.0, eps, act, alpha, gain)
+    if not training:
+        mean, var = (t.to(_sums_dtype(x)) for t in running)
+        return y, mean, (var + eps).rsqrt(), var
+    dims = [d for d in range(x.ndim) if d != 1]
+    x = x.to(_sums_dtype(x))
+    biased, mean = torch.var_mean(x, dims, correction=0)
+    return y, mean, (biased + eps).rsqrt(), x.var(dims)
+
+
+_backend.register_plain("batch_norm_act", _plain_with_statistics)
 _backend.register(
     "batch_norm_act",
     reference=reference,

@@ -198,3 +198,4 @@ def _affine(x, theta, size, mode, padding, align):
 
 _backend.register(_NAME, reference=reference, cpu=_native, cuda=_native, triton=_triton)
 _backend.register_compound(_AFFINE, _affine, _NAME)
+_backend.register_plain(_NAME, lambda x, grid, along, size, *settings: reference(x, grid, size, *settings))

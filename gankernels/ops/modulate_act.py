@@ -142,4 +142,11 @@ def weight_power(weight: Tensor) -> Tensor:
     namespace = _backend.namespace("modulate_act", weight)
     if namespace is not None:
         return getattr(torch.ops, namespace).weight_power(weight)
+    return _plain_power(weight)
+
+
+def _plain_power(weight: Tensor) -> Tensor:
     return weight.to(sums_dtype(weight)).square().sum([2, 3])
+
+
+_backend.register_plain("weight_power", _plain_power)
