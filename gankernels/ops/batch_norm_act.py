@@ -65,6 +65,7 @@ def checked(x, weight, bias, running_mean, running_var, *, training, momentum, e
     _check.floating("batch_norm_act", "x", x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm_act: x has shape {list(x.shape)}, expected [N, C, ...]")
+    _check.channels("batch_norm_act", "x", x)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm_act: of running_mean and running_var one is None, expected both or neither")
     if not training and running_mean is None:

@@ -43,6 +43,7 @@ def modulate_act(
     op = "modulate_act"
     _check.floating(op, "x", x)
     _check.rank(op, "x", x, 4, "[N, C, H, W]")
+    _check.channels(op, "x", x)
     n, c, h, w = x.shape
     if scale is not None:
         scale = channels(op, "scale", scale, x, (n, c), "[N, C]")
