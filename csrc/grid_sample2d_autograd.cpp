@@ -85,10 +85,11 @@ struct Sample : torch::autograd::Function<Sample> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& grid, const optional<Tensor>& along,
                         SymIntArrayRef size, const Settings& s) {
     at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor y = call_sample(x, grid, along, size, s);
     keep(ctx, s, {x.sym_size(2), x.sym_size(3)});
     const bool places = grid.requires_grad() || (along.has_value() && along->requires_grad());
     ctx->save_for_backward({places ? x : Tensor(), grid, or_undefined(along)});
-    return call_sample(x, grid, along, size, s);
+    return y;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list out(5);
@@ -106,10 +107,11 @@ struct Adjoint : torch::autograd::Function<Adjoint> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gy, const Tensor& grid, const optional<Tensor>& along,
                         SymIntArrayRef size, const Settings& s) {
     at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor gx = call_adjoint(gy, grid, along, size, s);
     keep(ctx, s, {gy.sym_size(2), gy.sym_size(3)});
     const bool places = grid.requires_grad() || (along.has_value() && along->requires_grad());
     ctx->save_for_backward({places ? gy : Tensor(), grid, or_undefined(along)});
-    return call_adjoint(gy, grid, along, size, s);
+    return gx;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list out(5);
@@ -127,9 +129,10 @@ struct Products : torch::autograd::Function<Products> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gy, const Tensor& x, const Tensor& grid, bool mixed,
                         const Settings& s) {
     at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor out = call_products(gy, x, grid, mixed, s);
     keep(ctx, s, {x.sym_size(2), x.sym_size(3)});
     ctx->save_for_backward({gy, x, grid});
-    return call_products(gy, x, grid, mixed, s);
+    return out;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list out(5);

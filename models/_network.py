@@ -105,6 +105,37 @@ def levels(net: Network, resolution: Resolution) -> dict[int, tuple[int, int]]:
     return {1 << k: (height * (1 << k) // short, width * (1 << k) // short) for k in range(2, short.bit_length())}
 
 
+def channels(net: Network, sizes: dict[int, tuple[int, int]], base: int, most: int) -> dict[int, int]:
+    """Channels at each resolution r: ``min(base // r, most)``. Raises: ValueError where that leaves none."""
+    if most < 1 or base < max(sizes):
+        raise ValueError(
+            f"{type(net).__name__}: channel_base {base}, channel_max {most} leave a resolution without channels, "
+            f"expected at least {max(sizes)} and 1"
+        )
+    return {r: min(base // r, most) for r in sizes}
+
+
+def stages(net: torch.nn.Module, sizes: dict[int, tuple[int, int]], resolution: int | None, alpha: float) -> list[int]:
+    """Resolutions, lowest first, of a network that has grown to `resolution`. Raises: ValueError, for alpha too."""
+    if resolution is not None and resolution not in sizes:
+        raise ValueError(
+            f"{type(net).__name__}: resolution {resolution}, expected one of {', '.join(map(str, sizes))} or None"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"{type(net).__name__}: alpha {alpha}, expected 0 to 1")
+    return [r for r in sizes if resolution is None or r <= resolution]
+
+
+def labels(net: torch.nn.Module, c: Tensor | None, c_dim: int, n: int, needed: bool = True) -> Tensor | None:
+    """`c`, or None for a network without. Raises: ValueError for labels of another shape, missing, or not taken."""
+    if c is None and (c_dim == 0 or not needed):
+        return None
+    if c is None or c.ndim != 2 or c.shape[1] != c_dim or c.shape[0] != n:
+        got = "None" if c is None else f"of shape {list(c.shape)}"
+        raise ValueError(f"{type(net).__name__}: c is {got}, expected [{n}, {c_dim}]" + (", or None" * (c_dim == 0)))
+    return c if c_dim else None
+
+
 def _checked_size(net: Network, resolution: Resolution) -> tuple[int, int]:
     size = [resolution, resolution] if isinstance(resolution, int) else list(resolution)
     if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):

@@ -68,7 +68,7 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Intermediate latents to images: blocks ``b4``, ``b8``, ... of one resolution each; arguments as in `Generator`."""
+    """Intermediate latents to images: blocks ``b4``, ``b8``, ..., one a resolution; arguments as in `Generator`."""
 
     def __init__(self, w_dim, sizes, channels, image_channels, architecture, num_half, clamp, precision) -> None:
         super().__init__()
@@ -144,7 +144,8 @@ class Generator(base.Generator):
     ) -> None:
         super().__init__(img_resolution, img_channels, z_dim, latent)
         sizes = levels(self, img_resolution)
-        channels = _channels(self, sizes, channel_base, channel_max, architecture)
+        channels = base.channels(self, sizes, channel_base, channel_max)
+        _check_architecture(self, architecture)
         self.c_dim, self.w_dim = c_dim, w_dim
         precision = (half_dtype, half_devices, channels_last)
         self.synthesis = SynthesisNetwork(
@@ -253,7 +254,8 @@ class Discriminator(base.Discriminator):
     ) -> None:
         super().__init__(img_resolution, img_channels)
         sizes = levels(self, img_resolution)
-        channels = _channels(self, sizes, channel_base, channel_max, architecture)
+        channels = base.channels(self, sizes, channel_base, channel_max)
+        _check_architecture(self, architecture)
         self.c_dim = c_dim
         self.cmap_dim = (cmap_dim or channels[4]) if c_dim else 0
         self.blocks = [f"b{r}" for r in reversed(sizes) if r > 4]
@@ -273,26 +275,16 @@ class Discriminator(base.Discriminator):
 
     def forward(self, images: Tensor, c: Tensor | None = None, force_fp32: bool = False) -> Tensor:
         """[N, C, H, W] and labels [N, c_dim] -> logits [N, 1], dtype of the parameters."""
+        labels = base.labels(self, c, self.c_dim, images.shape[0])
         x, image = None, self.checked(images).to(self.b4.out.weight.dtype)
         for name in self.blocks:
             x, image = getattr(self, name)(x, image, force_fp32)
         x = self.b4(x, image)
-        if self.c_dim:
-            return (x * self.mapping(None, c)).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
-        if c is not None and c.numel():
-            raise ValueError(f"Discriminator: c has shape {list(c.shape)}, but the network has no labels (c_dim 0)")
-        return x
+        return x if labels is None else (x * self.mapping(None, labels)).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
 
 
-def _channels(net, sizes, channel_base: int, channel_max: int, architecture: str) -> dict[int, int]:
+def _check_architecture(net, architecture: str) -> None:
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"{type(net).__name__}: architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}"
         )
-    channels = {r: min(channel_base // r, channel_max) for r in sizes}
-    if min(channels.values()) < 1:
-        raise ValueError(
-            f"{type(net).__name__}: channel_base {channel_base}, channel_max {channel_max} leave a resolution without "
-            f"channels, expected at least {max(sizes)} and 1"
-        )
-    return channels

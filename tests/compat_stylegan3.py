@@ -163,6 +163,12 @@ def check_every_order():
     torch.testing.assert_close(fma.fma(a, b, c), a * b + c)
     assert torch.autograd.gradgradcheck(fma.fma, (a, b, c))
 
+    grid = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    sampled = grid_sample_gradfix.grid_sample(input=x, grid=grid)
+    torch.testing.assert_close(sampled, nn.functional.grid_sample(x, grid, align_corners=False))
+    assert torch.autograd.gradcheck(grid_sample_gradfix.grid_sample, (x, grid))
+    assert torch.autograd.gradgradcheck(grid_sample_gradfix.grid_sample, (x, grid))
+
 
 def check_the_rest():
     assert misc.mark == mine.mark == "the user's"

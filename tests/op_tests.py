@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from export_tests import ExportTests
 from op_samples import Calls, Sample, assert_as_true_as_reference, exact_in_any_dtype, layouts
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from gankernels import _backend
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class OpTests:
+class OpTests(ExportTests):
     name: str  # the operator's name in the registry
     overloads: tuple[str, ...] = ()  # operators of the dispatcher behind it, without namespace
     dtypes = (torch.float64, *GPU_DTYPES)

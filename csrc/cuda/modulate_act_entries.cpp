@@ -8,7 +8,7 @@
 namespace gk {
 namespace {
 
-constexpr i64 kBlocks = 1024;   // blocks that fill a large GPU
+constexpr i64 kBlocks = 512;    // blocks that fill a large GPU
 constexpr i64 kMostSteps = 16;  // rows of threads that a block walks along
 
 i64 power_of_two(i64 at_least) {

@@ -74,6 +74,7 @@ def filtered_lrelu(
             f"{_OP}: fu has [{uh}, {uw}] taps, more than the upsampled and padded image [{h + uh - 1}, {w + uw - 1}] "
             f"of x {list(x.shape)}, up {[ux, uy]}, padding {[x0, x1, y0, y1]}; pad more or crop less"
         )
+    _check.pixels(_OP, [h, w], x)  # of the upsampled image, which no image of the result exceeds
     if h < taps[0] or w < taps[1]:
         raise ValueError(
             f"{_OP}: fd has {list(taps)} taps, more than the upsampled image [{h}, {w}] of x {list(x.shape)}, up "

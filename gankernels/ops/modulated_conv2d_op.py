@@ -50,8 +50,9 @@ def _weight_grad(small, large, scale, of_large, stride, padding, kernel):
 
 def _run_modulated(x, weight, scale, scale_out, noise, bias, stride, padding, size, act, alpha, gain, clamp, keep):
     from gankernels.triton import conv2d as kernels
+    from gankernels.triton.conv2d_finish import Finish
 
-    finish = kernels.Finish(scale_out, noise, act, alpha, gain, clamp)
+    finish = Finish(scale_out, noise, act, alpha, gain, clamp)
     bare = _modulated(x, weight, scale, None, None, None, stride, padding, size, *_BARE, keep)[1]
     y = kernels.convolve(
         x, weight, bias, stride, padding, _ONE, 1, size, False, scale, finish, bare if keep else None
@@ -61,8 +62,9 @@ def _run_modulated(x, weight, scale, scale_out, noise, bias, stride, padding, si
 
 def _run_scaled(x, weight, scale, of_result, transposed, stride, padding, size):
     from gankernels.triton import conv2d as kernels
+    from gankernels.triton.conv2d_finish import Finish
 
-    scales = (None, kernels.Finish(scale)) if of_result else (scale, None)
+    scales = (None, Finish(scale)) if of_result else (scale, None)
     return kernels.convolve(x, weight, None, stride, padding, _ONE, 1, size, transposed, *scales)
 
 
@@ -73,10 +75,14 @@ def _run_weight_grad(small, large, scale, of_large, stride, padding, kernel):
     return kernels.weight_grad(small, large, stride, padding, _ONE, 1, kernel, *scales)
 
 
+def _one(t, dim, i):
+    return t.select(dim, i) if isinstance(t, Tensor) and dim is not None else t
+
+
 def _one_by_one(op):
     def rule(info, in_dims, *args):
         def one(i):
-            return op(*(a if d is None or a is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+            return op(*map(_one, args, in_dims, [i] * len(args)))
 
         each = [one(i) for i in range(info.batch_size)]
         if isinstance(each[0], Tensor):
@@ -92,7 +98,8 @@ def _into_samples(op, samples: tuple[int, ...], noise: int | None = None):
 
     def rule(info, in_dims, *args):
         common = noise is None or args[noise] is None or args[noise].shape[0] == 1
-        if not common or any(d is not None for i, d in enumerate(in_dims) if i not in samples):
+        others = (i for i, a in enumerate(args) if isinstance(a, Tensor) and i not in samples)
+        if not common or any(in_dims[i] is not None for i in others):
             return loop(info, in_dims, *args)
         batch, args = info.batch_size, list(args)
         for i in samples:

@@ -114,13 +114,14 @@ def reference(weights: list[Tensor], u: Tensor, v: Tensor | None, iterations: in
 
 
 def _power(matrix: Tensor, u: Tensor, v: Tensor | None, iterations: int, eps: float) -> tuple[Tensor, Tensor]:
+    # u @ matrix: of matrix.mT @ u onnxruntime's optimizer makes another product.
     classic = v is None
     if classic:
-        v = F.normalize(matrix.mT @ u, dim=0, eps=eps)
+        v = F.normalize(u @ matrix, dim=0, eps=eps)
     for i in range(iterations):
         u = F.normalize(matrix @ v, dim=0, eps=eps)
         if not classic or i + 1 < iterations:
-            v = F.normalize(matrix.mT @ u, dim=0, eps=eps)
+            v = F.normalize(u @ matrix, dim=0, eps=eps)
     return u, v
 
 

@@ -10,13 +10,12 @@ Tiles are [pixels, channels] where x keeps channels last, else [channels, pixels
 neighbouring lanes, and 128-bit accesses where sizes and strides allow it. All strides are the tensors' own: nothing is
 copied but, for IEEE float32 in NHWC, the weight.
 
-Numbers for each sample and channel may multiply x as it is loaded, and the result as it is stored, where noise, bias and
-an activation may follow: that is modulated_conv2d, whose weights of a sample are so never written.
+Numbers for each sample and channel may multiply x as it is loaded, and the result as it is stored, where noise, bias
+and an activation may follow: that is modulated_conv2d, whose weights of a sample are so never written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 
 import triton
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
-from gankernels.triton.activations import bias_act_derivative
+from gankernels.triton.conv2d_finish import Finish, finished, scaled, scales
 from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
 
 _ALONE = 256  # pixels of an image that pay for tiles of their own
@@ -49,25 +48,6 @@ def _axis(phase, pad, stride, dilation, common, inverse, kernel, TRANSPOSED: tl.
         return 1, -pad, stride, 0, 1, dilation, kernel
 
 
-@triton.jit
-def _finished(
-    total, bias_ptr, scale_ptr, noise_ptr, channel, known, image, inside, pixel, channels, noise_pitch,
-    alpha, gain, clamp, BIAS: tl.constexpr, ACT: tl.constexpr, CLAMP: tl.constexpr, ALONE: tl.constexpr,
-    LAST: tl.constexpr,
-):  # fmt: skip
-    """The sums on their way to memory: f(scale total + noise + bias)."""
-    if scale_ptr is not None:
-        total *= tiles.scales(scale_ptr, image, inside, channel, known, channels, ALONE, LAST)
-    if noise_ptr is not None:
-        total += first(tl.load(noise_ptr + image * noise_pitch + pixel, inside, 0.0), LAST)
-    if BIAS:
-        total += second(tl.load(bias_ptr + channel, known, 0.0).to(total.dtype), LAST)
-    if ACT is not None:
-        t = total.dtype
-        total = bias_act_derivative(total, total, alpha.to(t), gain.to(t), clamp.to(t), ACT, 0, CLAMP)
-    return total
-
-
 @triton.jit(do_not_specialize=tiles.NUMBERS)
 def _convolve(
     x_ptr, w_ptr, bias_ptr, y_ptr, z_ptr, x_scale_ptr, y_scale_ptr, noise_ptr,
@@ -76,7 +56,8 @@ def _convolve(
     kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
     common_y, common_x, inverse_y, inverse_x, size_class, noise_pitch,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64, ACT: tl.constexpr, CLAMP: tl.constexpr,
-    ALONE: tl.constexpr, TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr,
+    ALONE: tl.constexpr,
+    TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr,
     PACKED: tl.constexpr, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, X_UNIT: tl.constexpr, W_IN_UNIT: tl.constexpr,
     W_OUT_UNIT: tl.constexpr, Y_C_UNIT: tl.constexpr, Y_X_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -175,10 +156,10 @@ def _convolve(
             at += x_j_y * move_y * x_y + x_j_x * move_x * x_x
         x = tl.load(x_ptr + at, ok & second(known, LAST), 0.0)
         if x_scale_ptr is not None:
-            scale = tiles.scales(
+            scale = scales(
                 x_scale_ptr, image, inside, group * in_channels + source, known, groups * in_channels, ALONE, LAST
             )
-            x = tiles.scaled(x, scale, WIDEN)
+            x = scaled(x, scale, WIDEN)
         if PACKED:
             at = w_at + first(lane_k, LAST)
             known = lane_k < in_channels * taps
@@ -205,7 +186,7 @@ def _convolve(
     ok = first(inside, LAST) & second(known, LAST)
     if z_ptr is not None:
         tl.store(z_ptr + at, total.to(z_ptr.dtype.element_ty), ok)
-    total = _finished(
+    total = finished(
         total, bias_ptr, y_scale_ptr, noise_ptr, channel, known, image, inside, y_row * y_width + y_column,
         groups * out_channels, noise_pitch, alpha, gain, clamp, BIAS, ACT, CLAMP, ALONE, LAST,
     )  # fmt: skip
@@ -216,18 +197,6 @@ _KEYS = (
     "size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "TRANSPOSED", "LAST",
     "ACT", "ALONE",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What comes after the convolution in its store: f(scale y + noise + bias)."""
-
-    scale: Tensor | None = None  # [N, O]
-    noise: Tensor | None = None  # [N or 1, 1, H, W]
-    act: str | None = None
-    alpha: float = 0.0
-    gain: float = 1.0
-    clamp: float = -1.0
 
 
 def convolve(
@@ -301,11 +270,13 @@ def convolve(
         return (tile * steps[0] * steps[1] * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
 
     plan.tuned(_convolve, _KEYS)[grid](
-        x, weight, bias, y, bare, scale, y_scale, noise, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
+        x, weight, bias, y, bare, scale, y_scale, noise,
+        x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, w_group, w_y, w_x, *y.stride(),
         *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
         size[0] * size[1] if noise is not None and noise.shape[0] > 1 else 0, finish.alpha, finish.gain, finish.clamp,
-        ACT=finish.act, CLAMP=finish.clamp >= 0, ALONE=alone, TRANSPOSED=strided, POINT=point, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
+        ACT=finish.act, CLAMP=finish.clamp >= 0, ALONE=alone,
+        TRANSPOSED=strided, POINT=point, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
         TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
         **units, **plan.constants,
     )  # fmt: skip

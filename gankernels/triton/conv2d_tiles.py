@@ -53,25 +53,6 @@ def within(v, size):
     return v.to(tl.uint32) < size.to(tl.uint32)
 
 
-@triton.jit
-def scales(
-    ptr, image, inside, channel, known, channels, ALONE: tl.constexpr, LAST: tl.constexpr,
-):  # fmt: skip
-    """The numbers [N, channels] of a tile: a line where it is of one image, `image` then being its number."""
-    if ALONE:
-        return second(tl.load(ptr + image * channels + channel, known, 0.0), LAST)
-    else:
-        ok = first(inside, LAST) & second(known, LAST)
-        return tl.load(ptr + first(image * channels, LAST) + second(channel, LAST), ok, 0.0)
-
-
-@triton.jit
-def scaled(x, scale, WIDEN: tl.constexpr):
-    """x times numbers in the dtype of sums; as x, on its way into a product, unless that is WIDEN."""
-    y = x.to(scale.dtype) * scale
-    return y if WIDEN else y.to(x.dtype)
-
-
 # How a tile's products are formed. half: 16-bit on tensor cores. tf32: float32 on tensor cores, where PyTorch's
 # switches allow it. plain: IEEE float32, also of 16-bit tensors on GPUs before sm_80, whose 16-bit dots Triton does not
 # give to tensor cores. double: float64.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
+from gankernels.triton.conv2d_finish import scaled, scales
 from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100
@@ -100,20 +101,20 @@ def _correlate(
         # Of one image each, blocks of pixels take one line of its numbers.
         which = start // (small_height * small_width) if ALONE else image
         if small_scale_ptr is not None:
-            numbers = tiles.scales(
+            numbers = scales(
                 small_scale_ptr, which, pixel < pixels, group * out_channels + o, o_known, groups * out_channels,
                 ALONE, LAST,
             )  # fmt: skip
-            small = tiles.scaled(small, numbers, WIDEN)
+            small = scaled(small, numbers, WIDEN)
         inside &= within(y_here, large_height) & within(x_here, large_width)
         at = first(image * large_n + y_from * large_y + x_from * large_x, LAST) + large_at
         large = tl.load(large_ptr + at, inside & second(i_known, LAST), 0.0)
         if large_scale_ptr is not None:
-            numbers = tiles.scales(
+            numbers = scales(
                 large_scale_ptr, which, pixel < pixels, group * in_channels + i, i_known, groups * in_channels,
                 ALONE, LAST,
             )  # fmt: skip
-            large = tiles.scaled(large, numbers, WIDEN)
+            large = scaled(large, numbers, WIDEN)
         if WIDEN:
             small, large = small.to(acc_t), large.to(acc_t)
         if LAST:
@@ -185,7 +186,8 @@ def weight_grad(
     numbers = [t if t is None else t.contiguous() for t in (small_scale, large_scale)]
     alone = any(t is not None for t in numbers) and small.shape[2] * small.shape[3] % plan.block == 0
     plan.tuned(_correlate, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
-        small, large, sums, *numbers, small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
+        small, large, sums, *numbers,
+        small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
         *small.stride(), *large.stride(), *strides, *kernel, *stride, *padding, *dilation, splits,
         tiles.size_class(in_channels * kernel[0] * kernel[1] if flat else in_channels),
         LAST=last, FLAT=flat, ALONE=alone, BIG=tiles.needs_64_bit(small, large, sums),

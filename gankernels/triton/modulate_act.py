@@ -16,7 +16,7 @@ from gankernels.ops import _check
 from gankernels.triton.activations import bias_act_derivative
 
 _TILE = (1024, 1024, 512)  # elements that a program works on at once, by order of derivative
-_PROGRAMS = 2048  # that fill a large GPU
+_PROGRAMS = 1024  # that fill a large GPU
 _MOST_STEPS = 16
 
 

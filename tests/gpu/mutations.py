@@ -177,6 +177,20 @@ MUTATIONS = (
         "end = begin + p.share;",
         "per_sample", "cuda",
     ),
+    _mutation(
+        "styles of the first sample for all",
+        "gankernels/triton/conv2d_finish.py",
+        "tl.load(ptr + image * channels + channel, known, 0.0)",
+        "tl.load(ptr + channel, known, 0.0)",
+        "modulated_conv2d", "layers or products",
+    ),
+    _mutation(
+        "a scale's second derivative without the curve of the activation",
+        "csrc/cuda/modulate_act.cuh",
+        "u[i] = d[i] * h[i] + v[i] * x[i];",
+        "u[i] = d[i] * h[i];",
+        "modulate_act", "cuda_paths",
+    ),
 )  # fmt: skip
 
 
