@@ -11,9 +11,7 @@ def vectors(weights, first, seed=3):
     """A unit vector for each weight, of its first dimension or of the others together."""
     lengths = [w.shape[0] if first else w.numel() // w.shape[0] for w in weights]
     draw = torch.Generator().manual_seed(seed)
-    return [
-        torch.nn.functional.normalize(torch.randn(n, generator=draw, dtype=torch.float64), dim=0) for n in lengths
-    ]
+    return [torch.nn.functional.normalize(torch.randn(n, generator=draw, dtype=torch.float64), dim=0) for n in lengths]
 
 
 def sample(*shapes, classic=False, **kwargs):
@@ -71,7 +69,10 @@ class TestSpectralNorm(OpTests):
         yield {"weights": [], "us": []}, "weights is empty"
         yield {"weights": [w, 1.0], "us": [u, u]}, r"weights\[1\] is float"
         yield {"weights": [w.int()], "us": [u]}, r"weights\[0\] has dtype torch.int32"
-        yield {"weights": [w, w.double()], "us": [u, u]}, r"weights\[1\] has dtype torch.float64, expected torch.float32"
+        yield (
+            {"weights": [w, w.double()], "us": [u, u]},
+            r"weights\[1\] has dtype torch.float64, expected torch.float32",
+        )
         yield {"weights": [w, torch.randn(3)], "us": [u, u]}, r"weights\[1\] has shape \[3\], expected 2 or more"
         yield {"weights": [torch.randn(3, 0)], "us": [u]}, "none of them 0"
         yield {"weights": [w], "us": [u, u]}, "us has 2 tensors, expected 1"
