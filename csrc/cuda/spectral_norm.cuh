@@ -1,6 +1,7 @@
 // Power iteration over many weights, and what is made of it: a half iteration, or the division, is one launch.
 #pragma once
 #include "pack.cuh"
+#include "per_sample.cuh"
 #include "spectral_norm_params.h"
 
 namespace gk {
@@ -54,7 +55,8 @@ template <typename T>
 __global__ void __launch_bounds__(kSpectralThreads) spectral_rows(const __grid_constant__ SpectralParams p) {
   using acc_t = acc_of<T>;
   constexpr int V = kPack<T>, kRound = 1024, kEach = kSpectralRows / (kSpectralThreads / 32);
-  __shared__ __align__(16) acc_t shared[kRound];
+  constexpr int kLine = kRound / V + 32 / V;  // numbers i, i + V, ... are a line: no two lanes meet in a bank
+  __shared__ acc_t shared[V][kLine];
   const SpectralWeight& w = spectral_weight(p);
   const i64 cols = w.cols;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -66,7 +68,8 @@ __global__ void __launch_bounds__(kSpectralThreads) spectral_rows(const __grid_c
   for (i64 begin = 0; begin < cols; begin += kRound) {
     const i64 end = begin + kRound < cols ? begin + kRound : cols;
     __syncthreads();
-    for (i64 i = threadIdx.x; i < kRound; i += kSpectralThreads) shared[i] = begin + i < end ? v[begin + i] : acc_t(0);
+    for (int i = threadIdx.x; i < kRound; i += kSpectralThreads)
+      shared[i % V][i / V] = begin + i < end ? v[begin + i] : acc_t(0);
     __syncthreads();
     const int step = whole ? 1 : 32;
 #pragma unroll
@@ -78,8 +81,8 @@ __global__ void __launch_bounds__(kSpectralThreads) spectral_rows(const __grid_c
         load_pack(line, first, step, end, whole, x);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          const i64 at = first - begin + i * step;
-          if (at < kRound) total[r] += x[i] * shared[at];
+          const int at = static_cast<int>(first - begin) + i * step;
+          if (at < kRound) total[r] += x[i] * shared[at % V][at / V];
         }
       }
     }
@@ -154,6 +157,16 @@ __device__ __forceinline__ void spectral_tile(const SpectralWeight& w, bool whol
     f(first, whole ? 1 : kSpectralThreads, end);
 }
 
+template <typename T>
+__device__ __forceinline__ void spectral_store(T* to, i64 first, i64 step, i64 end, bool whole,
+                                               const acc_of<T> (&from)[kPack<T>]) {
+  if (whole) {
+    store_16_bytes(to + first, from);
+  } else {
+    store_pack(to, first, step, end, false, from);
+  }
+}
+
 template <typename acc_t>
 __device__ __forceinline__ void spectral_normalize(const void* from, void* to, i64 at, i32 count, acc_t length) {
   for (i32 i = threadIdx.x; i < count; i += kSpectralThreads)
@@ -185,7 +198,7 @@ __global__ void __launch_bounds__(kSpectralThreads) spectral_divide(const __grid
     load_pack(a, first, step, end, whole, x);
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) x[i] /= sigma;
-    store_pack(static_cast<T*>(w.out), first, step, end, whole, x);
+    spectral_store(static_cast<T*>(w.out), first, step, end, whole, x);
   });
 }
 
@@ -278,7 +291,7 @@ __global__ void __launch_bounds__(kSpectralThreads) spectral_combine(const __gri
     }
 #pragma unroll
     for (int i = 0; i < V; ++i) x[i] = scale * x[i] + factor * y[i];
-    store_pack(static_cast<T*>(w.out), first, step, end, whole, x);
+    spectral_store(static_cast<T*>(w.out), first, step, end, whole, x);
   });
 }
 
