@@ -10,10 +10,12 @@ from gankernels.nn._linearize import (
     register_linearization,
 )
 from gankernels.nn.activation import BiasAct, Maxout
+from gankernels.nn.attention import SelfAttention
 from gankernels.nn.augment import PRESETS, AugmentConfig, AugmentPipe
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "ModulatedConv2d",
     "NoiseInjection",
     "PixelNorm",
+    "SelfAttention",
+    "SpectralNorm",
     "StyledConv",
     "linearize",
     "pullback",
