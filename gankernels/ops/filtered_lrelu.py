@@ -128,4 +128,4 @@ def _checked_bias(x: Tensor, bias: Tensor | None) -> Tensor | None:
     return bias
 
 
-_backend.register(_OP, reference=reference, cpu=_backend.native(_OP))
+_backend.register(_OP, reference=reference, cpu=_backend.native(_OP), cuda=_backend.native(_OP))
