@@ -12,7 +12,7 @@ from gankernels.ops import filtered_lrelu
 
 
 class TestFilteredLreluOnGpu(OnGpuInPart, test_filtered_lrelu.TestFilteredLrelu):
-    gpu_backends = ("cuda",)
+    gpu_backends = ("triton", "cuda")
 
 
 F32, F16, BF16, F64 = torch.float32, torch.float16, torch.bfloat16, torch.float64

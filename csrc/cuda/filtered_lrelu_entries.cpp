@@ -88,7 +88,14 @@ i64 plan_tile(FilteredParams& p, const FilteredCall& c, bool fast, i64 step_x, i
   set_step(p.v, step_y, 0, fast ? rows : 1, fast ? first_tap(p.v) : 0);
   const Row x_row(p.h.samples, 1, lanes, p.h.groups), a_row(p.h.groups, p.h.up, lanes, p.h.groups),
       u_row(ceil_div(p.h.middles, p.h.down), p.h.down, lanes, p.h.step);
-  const i64 a_pitch = a_row.pitch, u_pitch = u_row.pitch;
+  const i64 a_pitch = a_row.pitch;
+  i64 u_pitch = u_row.pitch;
+  if (!c.separable_down)  // outputs of neighbouring rows are `down` rows apart
+    for (i64 pitch = u_row.lane * lanes; pitch < u_row.lane * lanes + kBanks; ++pitch)
+      if (positive(p.v.down * pitch - p.h.step, kBanks) == 0) {
+        u_pitch = pitch;
+        break;
+      }
   p.x_pitch = static_cast<i32>(x_row.pitch), p.x_lane = static_cast<i32>(x_row.lane);
   p.a_pitch = static_cast<i32>(a_pitch), p.a_lane = static_cast<i32>(a_row.lane);
   p.u_pitch = static_cast<i32>(u_pitch), p.u_lane = static_cast<i32>(u_row.lane);
