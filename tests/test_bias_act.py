@@ -35,8 +35,8 @@ class TestBiasAct(OpTests):
         yield sample((2, 3, 2, 2, 2), act="softplus", bias=False)
         yield sample((1, 2, 11, 13), act="linear", clamp=0.7)
         yield sample((1, 2, 3, 3), act="linear", gain=2.0)
-        for act in ACTIVATIONS:
-            yield sample((1, 2, 3, 5), act=act, scale=1.0)
+        for act in ACTIVATIONS:  # several channels: the bound of a bias's gradient hangs on the luck of their sums
+            yield sample((1, 6, 3, 5), act=act, scale=1.0)
 
     def bad(self):
         x = torch.randn(2, 3, 4, 4)
