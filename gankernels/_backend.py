@@ -50,6 +50,7 @@ _operators: dict[str, dict[str, Callable]] = {}
 compounds: set[str] = set()
 """The operators that are made of others and have no kernels of their own."""
 _on_torch: set[str] = set()
+_plain: dict[str, Callable] = {}
 _warned: set[str] = set()
 
 
@@ -84,6 +85,16 @@ def register_compound(op: str, run: Callable, *parts: str, **own: Callable) -> N
 def operators() -> dict[str, tuple[str, ...]]:
     """Each operator and the backends it has kernels for."""
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
+
+
+def register_plain(name: str, run: Callable) -> None:
+    """Declare what the dispatcher's operator `name` is in plain PyTorch, where it is not the reference of that name."""
+    _plain[name] = run
+
+
+def plain() -> dict[str, Callable]:
+    """The dispatcher's forward operators in plain PyTorch, each a callable of the same arguments."""
+    return {op: kernels["reference"] for op, kernels in _operators.items() if op not in compounds} | _plain
 
 
 def home(op: str) -> str:

@@ -105,6 +105,7 @@ def geometry(op, x, w, f, up, down, padding):
             f"{op}: the result would be empty, [H, W] = {size[::-1]}, for x {list(x.shape)}, a weight of "
             f"{list(w.shape)}, up {list(up)}, down {list(down)} and padding {list(given)}; pad more or crop less"
         )
+    _check.pixels(op, size[::-1], x)
     return up, down, pads, size[::-1]
 
 

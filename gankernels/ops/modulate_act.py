@@ -43,6 +43,7 @@ def modulate_act(
     op = "modulate_act"
     _check.floating(op, "x", x)
     _check.rank(op, "x", x, 4, "[N, C, H, W]")
+    _check.channels(op, "x", x)
     n, c, h, w = x.shape
     if scale is not None:
         scale = channels(op, "scale", scale, x, (n, c), "[N, C]")
@@ -142,4 +143,11 @@ def weight_power(weight: Tensor) -> Tensor:
     namespace = _backend.namespace("modulate_act", weight)
     if namespace is not None:
         return getattr(torch.ops, namespace).weight_power(weight)
+    return _plain_power(weight)
+
+
+def _plain_power(weight: Tensor) -> Tensor:
     return weight.to(sums_dtype(weight)).square().sum([2, 3])
+
+
+_backend.register_plain("weight_power", _plain_power)

@@ -19,9 +19,12 @@ from torch import Tensor
 from gankernels import _backend
 from gankernels.ops import _check, modulated_conv2d_op
 from gankernels.ops.bias_act import resolve
+from gankernels.ops.conv2d import reference as convolve
+from gankernels.ops.conv2d import reference_transpose
 from gankernels.ops.conv2d_resample import compose as resampled
 from gankernels.ops.conv2d_resample import geometry, operands
 from gankernels.ops.modulate_act import channels, over, shift, small, sums_dtype, weight_power
+from gankernels.ops.modulate_act import reference as modulate
 from gankernels.ops.upfirdn2d import Pair
 
 _EPS = 1e-8
@@ -216,5 +219,19 @@ def fused(
     return over(y, scale_out, noise, bias, *numbers)
 
 
+def _plain_scaled(x, weight, scale, of_result, transposed, stride, padding, size) -> Tensor:
+    scale = scale.to(x.dtype)[:, :, None, None]
+    convolution = reference_transpose if transposed else convolve
+    y = convolution(x if of_result else x * scale, weight, None, stride, padding, [1, 1], 1, size)
+    return y * scale if of_result else y
+
+
+def _plain_modulated(x, weight, scale, scale_out, noise, bias, stride, padding, size, act, alpha, gain, clamp, keep):
+    bare = _plain_scaled(x, weight, scale, False, False, stride, padding, size)
+    return modulate(bare, scale_out, noise, bias, act, alpha, gain, clamp), bare if keep else bare.new_empty(0)
+
+
+_backend.register_plain("scaled_conv2d", _plain_scaled)
+_backend.register_plain("modulated_conv2d", _plain_modulated)
 for _name in ("modulated_conv2d", "modulated_conv2d_act"):
     _backend.register_compound(_name, compose, "conv2d_resample", "modulate_act", triton=fused)
