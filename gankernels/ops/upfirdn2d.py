@@ -118,9 +118,7 @@ def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: boo
 
     Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
     """
-    return upfirdn2d(
-        x, f, padding=_grown(padding, f, lambda k, _: (k // 2, (k - 1) // 2)), flip_filter=flip_filter, gain=gain
-    )
+    return upfirdn2d(x, f, **filter2d_arguments(f, padding), flip_filter=flip_filter, gain=gain)
 
 
 def upsample2d(
@@ -130,9 +128,7 @@ def upsample2d(
 
     ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    ux, uy = factors("upfirdn2d", "up", up)
-    grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
-    return upfirdn2d(x, f, up=[ux, uy], padding=grown, flip_filter=flip_filter, gain=gain * ux * uy)
+    return upfirdn2d(x, f, **upsample2d_arguments(f, up, padding, gain), flip_filter=flip_filter)
 
 
 def downsample2d(
@@ -142,9 +138,24 @@ def downsample2d(
 
     ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
     """
+    return upfirdn2d(x, f, **downsample2d_arguments(f, down, padding), flip_filter=flip_filter, gain=gain)
+
+
+def filter2d_arguments(f: Tensor | None, padding: Pair) -> dict:
+    """What `filter2d` gives to `upfirdn2d`; so below."""
+    return {"padding": _grown(padding, f, lambda k, _: (k // 2, (k - 1) // 2))}
+
+
+def upsample2d_arguments(f: Tensor | None, up: Pair, padding: Pair, gain: float) -> dict:
+    ux, uy = factors("upfirdn2d", "up", up)
+    grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
+    return {"up": [ux, uy], "padding": grown, "gain": gain * ux * uy}
+
+
+def downsample2d_arguments(f: Tensor | None, down: Pair, padding: Pair) -> dict:
     dx, dy = factors("upfirdn2d", "down", down)
     grown = _grown(padding, f, lambda k, d: ((k - d + 1) // 2, (k - d) // 2), (dx, dy))
-    return upfirdn2d(x, f, down=[dx, dy], padding=grown, flip_filter=flip_filter, gain=gain)
+    return {"down": [dx, dy], "padding": grown}
 
 
 def reference(
