@@ -45,7 +45,7 @@ class GeneratorBlock(nn.Module):
         return self.norm(self.conv1(self.norm(self.conv0(x))))
 
 
-class Generator(base.Generator):
+class Generator(base.Growing, base.Generator):
     """Latents on the hypersphere, and labels appended to them, to images.
 
     Args:
@@ -90,15 +90,16 @@ class Generator(base.Generator):
         c: Tensor | None = None,
         *,
         resolution: int | None = None,
-        alpha: float = 1.0,
+        alpha: float | None = None,
         force_fp32: bool = False,
     ) -> Tensor:
         """z [N, z_dim], c [N, c_dim] -> images [N, C, *sizes[resolution]], dtype of the parameters.
 
-        resolution: what it has grown to, a key of `sizes`; None for all. alpha: share of its newest block, 0 to 1; the
-        rest is the image of the block before, enlarged.
+        resolution: what it has grown to, a key of `sizes`. alpha: share of its newest block, 0 to 1; the rest is the
+        image of the block before, enlarged. None for what `grow` said last, at first all and 1.
         Raises: ValueError for latents or labels of another shape, another resolution or alpha.
         """
+        resolution, alpha = self.stage(resolution, alpha)
         stages = base.stages(self, self.sizes, resolution, alpha)
         z = ops.pixel_norm(self.flat(z))
         labels = base.labels(self, c, self.c_dim, z.shape[0])
@@ -152,7 +153,7 @@ class DiscriminatorEpilogue(nn.Module):
         return self.out(self.fc(self.conv(self.mbstd(self.fromrgb(x) if first else x)).flatten(1)))
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.Growing, base.Discriminator):
     """Images of any stage to logits.
 
     Args:
@@ -195,12 +196,12 @@ class Discriminator(base.Discriminator):
         self.b4 = DiscriminatorEpilogue(channels[4], self.sizes[4], img_channels, outputs, mbstd_group_size)
 
     def forward(
-        self, images: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, force_fp32: bool = False
+        self, images: Tensor, c: Tensor | None = None, *, alpha: float | None = None, force_fp32: bool = False
     ) -> Tensor:
         """Images [N, C, *sizes[r]] of any r, labels [N, c_dim] -> logits [N, 1].
 
         alpha: share of the newest block, that of the images' resolution; the rest is what the block below makes of the
-        smaller image. Labels are needed by "select" alone.
+        smaller image; None for what `grow` said last, at first 1. Labels are needed by "select" alone.
         """
         labels = base.labels(self, c, self.c_dim, images.shape[0], needed=self.conditioning == "select")
         y = self._outputs(images, alpha, force_fp32)
@@ -208,14 +209,15 @@ class Discriminator(base.Discriminator):
             return (y * labels.to(y.dtype)).sum(1, keepdim=True)
         return y[:, :1]
 
-    def heads(self, images: Tensor, *, alpha: float = 1.0, force_fp32: bool = False) -> tuple[Tensor, Tensor]:
+    def heads(self, images: Tensor, *, alpha: float | None = None, force_fp32: bool = False) -> tuple[Tensor, Tensor]:
         """Logits [N, 1] and class logits [N, c_dim] of the "acgan" discriminator in one pass."""
         if not self.c_dim or self.conditioning != "acgan":
             raise ValueError(f"{type(self).__name__}: heads needs c_dim and conditioning 'acgan'")
         y = self._outputs(images, alpha, force_fp32)
         return y[:, :1], y[:, 1:]
 
-    def _outputs(self, images: Tensor, alpha: float, force_fp32: bool) -> Tensor:
+    def _outputs(self, images: Tensor, alpha: float | None, force_fp32: bool) -> Tensor:
+        _, alpha = self.stage(None, alpha)
         resolution = next((r for r, size in self.sizes.items() if size == tuple(images.shape[2:])), None)
         if images.ndim != 4 or images.shape[1] != self.channels or resolution is None:
             raise ValueError(
