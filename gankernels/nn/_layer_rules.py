@@ -13,6 +13,7 @@ from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear
 
 Result = tuple[Tensor, Linearization]
@@ -80,6 +81,12 @@ def _sequential(m: torch.nn.Sequential, x: Tensor) -> Result:
         x, part = linearize(layer, x)
         parts.append(part)
     return x, chain(*parts)
+
+
+@register_linearization(SpectralNorm)
+def _spectral_norm(m: SpectralNorm, x: Tensor, c: Tensor | None) -> Result:
+    with m.normalized():
+        return linearize(m.module, x, c)
 
 
 @register_linearization(torch.nn.Identity)
