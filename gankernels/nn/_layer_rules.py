@@ -12,9 +12,10 @@ from gankernels.nn._linearize import Linearization, chain, linearize, register_l
 from gankernels.nn.activation import BiasAct, Maxout
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d
+from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear
+from gankernels.ops.conv2d_resample import geometry
 
 Result = tuple[Tensor, Linearization]
 
@@ -46,12 +47,21 @@ def _equalized_linear(m: EqualizedLinear, x: Tensor) -> Result:
 
 @register_linearization(EqualizedConv2d)
 def _equalized_conv2d(m: EqualizedConv2d, x: Tensor) -> Result:
-    if m.up != 1 or m.down != 1:
+    if m.up != 1:
         raise TypeError(
-            f"linearize: EqualizedConv2d has a rule without resampling only, and this one has up {m.up}, down {m.down};"
-            " take the penalty outside torch.compile with form='double_backward'"
+            f"linearize: EqualizedConv2d has a rule without upsampling only, and this one has up {m.up}; take the "
+            "penalty outside torch.compile with form='double_backward'"
         )
-    y, first = linearized.conv2d(x, m.weight.to(x.dtype) * m.weight_gain, None, 1, m.padding)
+    weight, filtered = m.weight.to(x.dtype) * m.weight_gain, chain()
+    if m.down == 1:
+        y, convolved = linearized.conv2d(x, weight, None, 1, m.padding)
+    else:  # the filter first, then what is decimated anyway is not convolved
+        _, _, pads, _ = geometry("conv2d_resample", x, weight, m.resample_filter, 1, m.down, m.padding)
+        pointwise = m.kernel_size == 1
+        steps = (m.down, 1) if pointwise else (1, m.down)
+        y, filtered = linearized.upfirdn2d(x, m.resample_filter, down=steps[0], padding=pads)
+        y, convolved = linearized.conv2d(y, weight, None, steps[1], 0)
+    first = chain(filtered, convolved)
     bias = None if m.bias is None else m.bias.to(y.dtype)
     y, second = linearized.bias_act(y, bias, act=m.act, alpha=m.alpha, gain=m.gain, clamp=m.clamp)
     return y, chain(first, second)
@@ -66,6 +76,11 @@ def _bias_act(m: BiasAct, x: Tensor) -> Result:
 def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
     args, kwargs = m.arguments(x)
     return linearized.batch_norm_act(*args, **kwargs)
+
+
+@register_linearization(MinibatchStdDev)
+def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
+    return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
 
 
 @register_linearization(Maxout)

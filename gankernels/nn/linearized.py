@@ -15,12 +15,14 @@ from gankernels import ops
 from gankernels.nn._linearize import Linearization, chain, total
 from gankernels.ops import _adjoints, upfirdn2d_op
 from gankernels.ops.conv2d import _pair
+from gankernels.ops.minibatch_stddev import EPS
 from gankernels.ops.upfirdn2d import factors, filter_size, sides
 
 __all__ = [
     "Linearization",
     "batch_norm_act",
     "bias_act",
+    "cast",
     "chain",
     "conv2d",
     "conv_transpose2d",
@@ -28,7 +30,9 @@ __all__ = [
     "linear",
     "max_pool2d",
     "maxout",
+    "minibatch_stddev",
     "reshaped",
+    "scaled",
     "total",
     "upfirdn2d",
 ]
@@ -139,6 +143,40 @@ def _adjoint_padding(x, y, filter, up, down, padding) -> list[int]:
         a = (x.shape[dim], y.shape[dim], ups[axis], downs[axis], padded[2 * axis], taps[axis])
         out += upfirdn2d_op.adjoint_padding(*a)
     return out
+
+
+def minibatch_stddev(x, group_size=4, num_channels=1) -> tuple[Tensor, Linearization]:
+    """`ops.minibatch_stddev`; its derivative, of the few pixels that a discriminator ends in, is plain PyTorch."""
+    y = ops.minibatch_stddev(x, group_size, num_channels)
+    n, c, h, w = x.shape
+    g = n if group_size is None else min(group_size, n)
+    split = (g, n // max(g, 1), num_channels, c // num_channels, h, w)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    parts = x.to(wide).reshape(split)
+    centred = parts - parts.mean(0)
+    deviation = (centred.square().mean(0) + EPS).sqrt()
+
+    def tangent(t: Tensor) -> Tensor:
+        slope = (centred * t.to(wide).reshape(split)).mean(0) / deviation
+        planes = slope.mean((2, 3, 4)).repeat(g, 1)[:, :, None, None].expand(-1, -1, h, w)
+        return torch.cat([t, planes.to(t.dtype)], 1)
+
+    def adjoint(gy: Tensor) -> Tensor:
+        planes = gy[:, c:].to(wide).sum((2, 3)).reshape(g, -1, num_channels).sum(0) / (g * split[3] * h * w)
+        through = centred / deviation * planes[:, :, None, None, None]
+        return gy[:, :c] + through.reshape(x.shape).to(gy.dtype)
+
+    return y, Linearization(tangent, adjoint)
+
+
+def cast(x: Tensor, y: Tensor) -> Linearization:
+    """The derivative of a change of dtype or layout from x to y."""
+    return Linearization(lambda t: t.to(y.dtype), lambda g: g.to(x.dtype))
+
+
+def scaled(factor: float | Tensor) -> Linearization:
+    """The derivative of a product with a constant that broadcasts without adding to the shape."""
+    return Linearization(lambda t: t * factor, lambda g: g * factor)
 
 
 def maxout(x: Tensor, pieces: int) -> tuple[Tensor, Linearization]:
