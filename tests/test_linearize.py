@@ -220,8 +220,8 @@ def test_what_no_rule_describes_is_refused():
     hooked.forward = lambda x: x
     with pytest.raises(TypeError, match="Conv2d has a forward of its own"):
         linearize(hooked, x)
-    with pytest.raises(TypeError, match="rule without resampling only, and this one has up 1, down 2"):
-        linearize(EqualizedConv2d(3, 2, 3, down=2), x)
+    with pytest.raises(TypeError, match="rule without upsampling only, and this one has up 2"):
+        linearize(EqualizedConv2d(3, 2, 3, up=2), x)
     with pytest.raises(TypeError, match="got a condition c"):
         linearize(Conv2d(3, 2, 1), x, torch.tensor([0]))
     with pytest.raises(ValueError, match="expected classes of"):

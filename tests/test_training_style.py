@@ -45,9 +45,10 @@ def trainer(images, **options):
     return Trainer(config, loaded, *build(config, loaded.channels))
 
 
-@pytest.mark.parametrize("model", RUNS)
+@pytest.mark.parametrize("model", [*RUNS, "ada"])
 def test_resuming_is_bit_for_bit_across_boundaries(images, tmp_path, model):
-    options = {"model": model, "betas": (0.0, 0.99), **RUNS[model]}
+    ada = {"model": "stylegan2", "augment": "bgc", "augment_images": 100, "augment_every": 2, "augment_target": -1.0}
+    options = {"model": model, "betas": (0.0, 0.99), **(RUNS["stylegan2"] | ada if model == "ada" else RUNS[model])}
     straight = run(tiny(images, tmp_path / "a", 8, **options))
     run(tiny(images, tmp_path / "b", 3, **options))
     torch.manual_seed(99)
@@ -120,6 +121,35 @@ def test_lazy_penalties_come_at_their_interval_times_it(images, monkeypatch):
     assert one.mean_path.item() > 0
 
 
+def test_augmentation_follows_what_the_discriminator_is_sure_of(images):
+    one = trainer(images, model="stylegan2", augment="blit", augment_images=64, augment_every=2, **W)
+    adapt, sure = one.augment, torch.ones(8, 1)
+    seen = []
+    for turn, logits in enumerate([sure, sure, sure, -sure, -sure, sure, -sure, -sure]):
+        adapt.observe(logits, turn)
+        seen.append(adapt.pipe.p.item())
+    assert seen == [
+        0,
+        0.25,
+        0.25,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]  # 16 of 64 images a step; a mean sign of 0 is under 0.6; 0 is the floor
+    adapt.pipe.p.fill_(1.0)
+    net = torch.nn.Flatten()
+    pictures = torch.randn(8, 1, 16, 16)
+    first = adapt.before(net, 3, 0)(pictures)
+    assert first.equal(adapt.before(net, 3, 0)(pictures))
+    assert not first.equal(adapt.before(net, 3, 1)(pictures))
+    assert not first.equal(adapt.before(net, 4, 0)(pictures))
+    assert not first.equal(net(pictures))
+    plain = trainer(images, model="stylegan2", **W)
+    assert plain.augment.before(net, 0, 0) is net
+
+
 def test_mixing(images):
     one = trainer(images, model="stylegan2", **RUNS["stylegan2"])
     g, z = one.generator, one.generator.sample_z(400, torch.Generator().manual_seed(1))
@@ -182,6 +212,12 @@ def test_truncation_on_the_command_line(images, tmp_path):
         ({"model": "dcgan", "mixing": 0.5}, "mixing is 0.5, and model dcgan has no mapping network"),
         ({"model": "progan", "path_length": 2.0}, "path_length is 2.0, and model progan has no mapping network"),
         ({"model": "stylegan2", "batch": 6, **W}, "batch is 6, and model stylegan2 takes deviations over groups of 4"),
+        (
+            {"model": "progan", "augment": "bg", "grow_from": 4},
+            "augment is bg, and a network that grows cannot have it",
+        ),
+        ({"model": "dcgan", "augment": "bgc", "channels": 4}, "take 1 or 3 channels, not 4; take bg"),
+        ({"augment": "all"}, "augment must be one of blit, geom, .*bgc, .*got 'all'"),
         ({"model": "dcgan", "w_dim": 5}, "dcgan has no option 'w_dim'"),
         ({"mixing": 1.5}, "mixing must be 0 to 1, got 1.5"),
         ({"r1": -1.0}, "r1 must be 0 or more, got -1.0"),
@@ -200,8 +236,7 @@ def test_recipes_and_presets_are_sound():
     for model, config in RECIPES.items():
         assert config.model == model
         assert config.betas == (0.0, 0.99)
-        small = PRESETS[f"{model}-small"]
-        build(small, 1)
+        build(PRESETS[f"{model}-small"], 1)
     assert 0.5 ** (16 / RECIPES["progan"].ema) == pytest.approx(0.999, abs=1e-6)
     assert math.isclose(RECIPES["stylegan2"].ema, 10_000)
 

@@ -11,6 +11,7 @@ import torch
 
 from gankernels.errors import ConfigError
 from gankernels.losses import OBJECTIVES, objective
+from gankernels.nn.augment import PRESETS as AUGMENTATIONS
 
 
 def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
@@ -34,6 +35,15 @@ class TrainConfig:
     """1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; unless given 1 for fashion-mnist and 3 for everything else."""
     mirror: bool = False
     """Show each image flipped left to right half of the time."""
+    augment: str | None = None
+    """Adaptive augmentation of what the discriminator sees: bgc (the paper's choice), bg, blit, geom, color, filter,
+    noise, cutout, bgcf, bgcfn or bgcfnc; unless given none."""
+    augment_target: float = 0.6
+    """Mean sign of the discriminator's output for real images that augmentation steers towards."""
+    augment_images: int = 500_000
+    """Images over which the probability of augmentation can rise from 0 to 1."""
+    augment_every: int = 4
+    """Minibatches between its steps."""
     width: int | None = None
     """Feature maps of the layer at the highest resolution; unless given the model's own."""
     z_dim: int | None = None
@@ -105,10 +115,20 @@ class TrainConfig:
         """Raise ConfigError that names the first field out of its range."""
         for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("r1_every", "path_length_every", "fade_images", "stable_images"):
+        for name in (
+            "r1_every",
+            "path_length_every",
+            "augment_images",
+            "augment_every",
+            "fade_images",
+            "stable_images",
+        ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("r1", "path_length", "drift"):
             _check(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        augmentations = ", ".join(AUGMENTATIONS)
+        _check(self, "augment", self.augment is None or self.augment in AUGMENTATIONS, f"one of {augmentations}")
+        _check(self, "augment_target", -1 <= self.augment_target <= 1, "-1 to 1")
         _check(self, "mixing", 0 <= self.mixing <= 1, "0 to 1")
         _check(self, "d_lr", self.d_lr is None or 0 < self.d_lr < float("inf"), "over 0")
         for name in ("channels", "width", "z_dim", "max_width", "w_dim", "mapping_layers"):

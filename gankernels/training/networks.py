@@ -11,6 +11,7 @@ from torch import nn
 from gankernels import models
 from gankernels.errors import CheckpointError, ConfigError
 from gankernels.nn import MinibatchStdDev
+from gankernels.nn.augment import PRESETS as AUGMENTATIONS
 from gankernels.training.checkpoint import find, load, load_module
 from gankernels.training.config import TrainConfig
 from gankernels.training.growth import stage
@@ -45,6 +46,14 @@ def _check_fit(config: TrainConfig, generator: nn.Module, discriminator: nn.Modu
     for name in ("path_length", "mixing"):
         if getattr(config, name) and not hasattr(generator, "mapping"):
             raise ConfigError(f"{name} is {getattr(config, name)}, and model {config.model} has no mapping network")
+    if config.augment is not None:
+        if config.grow_from is not None:
+            raise ConfigError(f"augment is {config.augment}, and a network that grows cannot have it; leave one out")
+        if AUGMENTATIONS[config.augment].any("color") and generator.channels not in (1, 3):
+            raise ConfigError(
+                f"augment is {config.augment}, whose colour transforms take 1 or 3 channels, not {generator.channels}; "
+                "take bg"
+            )
     for module in discriminator.modules():
         group = getattr(module, "group_size", None) if isinstance(module, MinibatchStdDev) else None
         if group is not None and config.batch % min(group, config.batch):

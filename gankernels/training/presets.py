@@ -68,6 +68,7 @@ PRESETS = {
     "progan-small": replace(_PROGAN, **_SMALL, grow_from=8, fade_images=60_000, stable_images=60_000, ema_rampup=0.05),
     "stylegan-small": replace(_STYLEGAN, **_SMALL_W, fade_images=60_000, stable_images=60_000),
     "stylegan2-small": replace(_STYLEGAN2, **_SMALL_W, r1=1.0, mixing=0.0),
+    "stylegan2-ada": replace(_STYLEGAN2, lr=2.5e-3, mixing=0.0, mirror=True, augment="bgc"),
     "stylegan3-small": replace(_STYLEGAN3, **_SMALL_W, r1=1.0),
 }
 """Named starting points of `gankernels train --preset NAME`; every field can still be set."""

@@ -13,6 +13,7 @@ from gankernels.data.dataset import keyed_generator
 from gankernels.errors import CheckpointError, TrainingDiverged
 from gankernels.losses import clip_weights_, drift, objective, path_length, r1_penalty
 from gankernels.models.progan import shrink
+from gankernels.training.adaptive import FAKE, GENERATOR, R1, REAL, AdaptiveAugment
 from gankernels.training.checkpoint import load_module, rng_state, set_rng_state
 from gankernels.training.config import TrainConfig
 from gankernels.training.ema import Ema
@@ -39,6 +40,7 @@ class Trainer:
         self.g_optimiser = _adam(self.generator, config, config.lr, config.path_length, config.path_length_every)
         self.d_optimiser = _adam(self.discriminator, config, config.d_lr or config.lr, config.r1, config.r1_every)
         self.mean_path = torch.zeros(1, device=self.device)
+        self.augment = AdaptiveAugment(config, self.device)
         self.ema = Ema(self.generator, config.ema, config.ema_rampup)
         self.sampler = Sampler(len(data), config.seed, mirror=config.mirror)
         self.step_count = 0
@@ -72,19 +74,23 @@ class Trainer:
             z = self.latents("latents", config.batch, turn)
             with torch.set_grad_enabled(k == config.d_steps - 1):
                 fake = forward(self.generator, z, config, keyed_generator("mixing", config.seed, turn))
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake.detach())
+            of_real, of_fake = (self.augment.before(self.discriminator, turn, call) for call in (REAL, FAKE))
+            real_logits, fake_logits = of_real(real), of_fake(fake.detach())
+            self.augment.observe(real_logits, turn)
             d_loss = self.objective.discriminator(real_logits, fake_logits)
             whose = f"step {number}: the discriminator's"
             total = self._penalised(d_loss, real, real_logits, fake, turn)
             self._descend(self.d_optimiser, self.discriminator, total, whose)
             if config.r1 and config.r1_every > 1 and turn % config.r1_every == 0:
-                penalty = r1_penalty(self.discriminator, real, config.r1 * config.r1_every)
+                judge = self.augment.before(self.discriminator, turn, R1)
+                penalty = r1_penalty(judge, real, config.r1 * config.r1_every)
                 self._descend(self.d_optimiser, self.discriminator, penalty, whose + " R1")
             if config.weight_clip is not None:
                 clip_weights_(self.discriminator, config.weight_clip)
 
         self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
-        g_loss = self.objective.generator(self.discriminator(fake))
+        judge = self.augment.before(self.discriminator, turn, GENERATOR)
+        g_loss = self.objective.generator(judge(fake))
         total, whose, every = g_loss, f"step {number}: the generator's", config.path_length_every
         if config.path_length and every == 1:
             total = total + self._path_length(config.path_length)
@@ -116,14 +122,14 @@ class Trainer:
 
     def _penalised(self, loss: Tensor, real: Tensor, real_logits: Tensor, fake: Tensor, turn: int) -> Tensor:
         """The discriminator's loss and what is added to it in every step."""
-        config = self.config
+        config, judge = self.config, self.augment.before(self.discriminator, turn, R1)
         if config.drift:
             loss = loss + drift(real_logits, config.drift)
         if self.objective.penalty is not None:
             draws = keyed_generator("penalty", config.seed, turn)
-            loss = loss + self.objective.penalty(self.discriminator, real, fake.detach(), None, draws)
+            loss = loss + self.objective.penalty(judge, real, fake.detach(), None, draws)
         if config.r1 and config.r1_every == 1:
-            loss = loss + r1_penalty(self.discriminator, real, config.r1)
+            loss = loss + r1_penalty(judge, real, config.r1)
         return loss
 
     def _path_length(self, weight: float) -> Tensor:
@@ -172,6 +178,7 @@ class Trainer:
             "summed": self.summed,
             "rng": rng_state(),
             "mean_path": self.mean_path,
+            "augment": self.augment.state(),
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.ema.module.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
@@ -199,6 +206,7 @@ class Trainer:
             self.sampler = Sampler(len(self.data), self.config.seed, mirror=self.config.mirror, **state["sampler"])
             self.step_count, self.sums, self.summed = state["step"], state["sums"], state["summed"]
             self.mean_path.copy_(state["mean_path"])
+            self.augment.load(state["augment"])
             set_rng_state(state["rng"])
             before = state["torch"]
         except KeyError as error:
