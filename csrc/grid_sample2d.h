@@ -23,10 +23,17 @@ struct SampleAxis {
   bool in[2];
 };
 
+#if defined(__CUDA_ARCH__) || defined(__CUDACC_RTC__)
+GK_HD float sample_floor(float v) { return floorf(v); }
+GK_HD double sample_floor(double v) { return floor(v); }
+GK_HD float sample_round(float v) { return rintf(v); }
+GK_HD double sample_round(double v) { return rint(v); }
+#else
 GK_HD float sample_floor(float v) { return __builtin_floorf(v); }
 GK_HD double sample_floor(double v) { return __builtin_floor(v); }
 GK_HD float sample_round(float v) { return __builtin_rintf(v); }
 GK_HD double sample_round(double v) { return __builtin_rint(v); }
+#endif
 
 // `g`: the coordinate, -1 to 1 over the image.
 template <class A>
