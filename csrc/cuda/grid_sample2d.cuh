@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kSampleThreads) grid_sample2d_walk(const __gri
       met[i] = met[i] && weight[i] != acc_t(0);
     }
   }
-  const i64 image = sample * p.channels * (p.x_pixel == 1 ? p.x_channel : static_cast<i64>(p.height) * p.width);
+  const i64 image = sample * p.channels * p.height * p.width;
   T* to = static_cast<T*>(p.y) + sample * p.channels * p.out_pixels.by + at * p.x_pixel;
   const i64 begin = blockIdx.y * p.channels_a_block;
   i64 end = begin + p.channels_a_block < p.channels ? begin + p.channels_a_block : p.channels;

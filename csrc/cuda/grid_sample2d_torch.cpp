@@ -32,7 +32,13 @@ Tensor grid_sample2d_cuda(const Tensor& x_, const Tensor& grid, const std::optio
 
 Tensor grid_sample2d_adjoint_cuda(const Tensor& gy_, const Tensor& grid, const std::optional<Tensor>& along,
                                   at::IntArrayRef size, int64_t mode, int64_t padding, bool align) {
-  at::globalContext().alertNotDeterministic("grid_sample2d_adjoint on GPUs, whose sums are atomic,");
+  if (at::globalContext().deterministicAlgorithms()) {
+    const char* text =
+        "grid_sample2d: on GPUs the gradient in x is summed by atomics, whose order is not deterministic";
+    TORCH_CHECK(at::globalContext().deterministicAlgorithmsWarnOnly(), text,
+                "; you asked for torch.use_deterministic_algorithms(True)");
+    TORCH_WARN(text);
+  }
   TORCH_CHECK_VALUE(gy_.dim() == 4, "grid_sample2d: gy has shape ", gy_.sizes(), ", expected [N, C, OH, OW]");
   const SampleCall c(gy_, grid, along, size, gy_.sizes().slice(2), mode, padding, align);
   const Tensor gy = gy_.contiguous(c.format);

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gankernels.ops import _check
 
-_TILE = 256  # of a tile: points times channels
+_THREADS = 128  # each has 16 bytes of channels that lie together, or two points
 
 
 @triton.jit
@@ -99,11 +99,12 @@ def _weight(wx, wy, dx, dy, a, b, there, ORDER: tl.constexpr):
     return tl.where(there, w, 0.0)
 
 
-@triton.jit(do_not_specialize=["channels", "height", "width", "out_height", "out_width", "blocks"])
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "blocks"])
 def _walk(
     x_ptr, grid_ptr, along_ptr, y_ptr, out_ptr, channels, height, width, out_height, out_width, blocks,
     WHAT: tl.constexpr, ORDER: tl.constexpr, AFFINE: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
-    ALIGN: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr,
+    ALIGN: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, BIG: tl.constexpr, POINTS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # WHAT: 0 samples of x to y, 1 their adjoint of y added to x, 2 derivatives of <y, samples> in the grid to out.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -153,7 +154,7 @@ def _walk(
     y_ptr += sample * channels * out_pixels
     for start in range(0, channels, CHANNELS):
         k = start + tl.arange(0, CHANNELS)[None, :]
-        real = k < channels
+        real = True if EVEN else k < channels
         if BIG:
             k = k.to(tl.int64)
         to = y_ptr + (at * pixel_step)[:, None] + k * y_channel
@@ -192,14 +193,16 @@ def _launch(what, order, x, grid, along, y, out, size, out_size, settings, layou
     last = layout == torch.channels_last
     n, channels = x.shape[:2]
     width = min(triton.next_power_of_2(channels), 64) if last else 1
-    points = max(_TILE // width, 4)
+    tile = _THREADS * (16 // y.element_size() if last else 2)
+    points = max(tile // width, 4)
     blocks = triton.cdiv(out_size[0] * out_size[1], points)
     mode, padding, align = settings
+    most = max(x.numel(), y.numel(), 2 * n * out_size[0] * out_size[1])
     _walk[(n * blocks,)](
         x, grid.contiguous(), None if along is None else along.contiguous(), y, out, channels, *size, *out_size, blocks,
         WHAT=what, ORDER=order, AFFINE=grid.ndim == 3, MODE=mode, PADDING=padding, ALIGN=align, LAST=last,
-        BIG=max(x.numel(), y.numel(), 2 * n * out_size[0] * out_size[1]) >= 2**31 - 2 * _TILE, POINTS=points,
-        CHANNELS=width, num_warps=4,
+        EVEN=channels % width == 0, BIG=most >= 2**31 - 2 * tile, POINTS=points, CHANNELS=width,
+        num_warps=_THREADS // 32,
     )  # fmt: skip
 
 
