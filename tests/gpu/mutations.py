@@ -191,6 +191,27 @@ MUTATIONS = (
         "u[i] = d[i] * h[i];",
         "modulate_act", "cuda_paths",
     ),
+    _mutation(
+        "a pixel after the last counted",
+        "gankernels/triton/grid_sample2d.py",
+        "far = inside & (pixel + 1 < size)",
+        "far = inside & (pixel + 1 <= size)",
+        "grid_sample2d", "triton and values",
+    ),
+    _mutation(
+        "slopes of the wrong axis in the grid's gradient",
+        "csrc/cuda/grid_sample2d.cuh",
+        "dx += x.slope[a] * y.weight[b] * sum[i];",
+        "dx += x.weight[a] * y.slope[b] * sum[i];",
+        "grid_sample2d", "cuda and values",
+    ),
+    _mutation(
+        "a sum that overwrites instead of adding",
+        "csrc/cuda/grid_sample2d.cuh",
+        "atomicAdd(static_cast<acc_t*>(p.sums) + from + v, weight[i] * g[v]);",
+        "static_cast<acc_t*>(p.sums)[from + v] += weight[i] * g[v];",
+        "grid_sample2d", "cuda and values",
+    ),
 )  # fmt: skip
 
 
