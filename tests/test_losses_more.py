@@ -129,7 +129,7 @@ def test_what_makes_the_dirac_gan_converge():
 
     def plain(theta, psi, noise=0.0):
         d_loss, g_loss = game(theta, psi, noise)
-        return torch.autograd.grad(g_loss, [theta])[0], torch.autograd.grad(d_loss, [psi])[0]
+        return *torch.autograd.grad(g_loss, [theta], retain_graph=True), *torch.autograd.grad(d_loss, [psi])
 
     def r1(theta, psi):
         g, d = plain(theta, psi)
@@ -139,7 +139,8 @@ def test_what_makes_the_dirac_gan_converge():
     def conopt(theta, psi):
         d_loss, g_loss = game(theta, psi)
         penalty = losses.consensus([(g_loss, [theta]), (d_loss, [psi])], 1.0)
-        return torch.autograd.grad(g_loss + penalty, [theta])[0], torch.autograd.grad(d_loss + penalty, [psi])[0]
+        (to_theta,) = torch.autograd.grad(g_loss + penalty, [theta], retain_graph=True)
+        return to_theta, *torch.autograd.grad(d_loss + penalty, [psi])
 
     assert dirac(400, 0.1, plain) > math.hypot(1.0, 0.5)
     assert dirac(400, 0.1, r1) < 1e-3

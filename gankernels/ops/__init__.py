@@ -17,6 +17,7 @@ from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.pixel_norm import pixel_norm
+from gankernels.ops.self_attention2d import self_attention2d
 from gankernels.ops.spectral_norm import spectral_norm
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
@@ -42,6 +43,7 @@ __all__ = [
     "norm_per_sample",
     "pixel_norm",
     "pixel_shuffle_act",
+    "self_attention2d",
     "setup_filter",
     "spectral_norm",
     "sum_squares_per_sample",

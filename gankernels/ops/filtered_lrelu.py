@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, upfirdn2d_op
-from gankernels.ops import filtered_lrelu_op as _rules  # noqa: F401  (registers fakes and vmap rules)
+from gankernels.ops import _check, filtered_lrelu_op, upfirdn2d_op
 from gankernels.ops.bias_act import reference as bias_act
 from gankernels.ops.bias_act import resolve
 from gankernels.ops.upfirdn2d import Pair, checked_filter, factors, filter_size, sides
@@ -129,4 +128,5 @@ def _checked_bias(x: Tensor, bias: Tensor | None) -> Tensor | None:
     return bias
 
 
-_backend.register(_OP, reference=reference, cpu=_backend.native(_OP))
+_native = _backend.native(_OP)
+_backend.register(_OP, reference=reference, cpu=_native, cuda=_native, triton=filtered_lrelu_op.triton)

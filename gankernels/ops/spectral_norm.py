@@ -41,7 +41,7 @@ def spectral_norm(
     Returns: (the weights over sigma, contiguous; the us and the vs after the iterations, which need no gradient). Sums
         are float32 or better; autocast changes nothing. cpu reads the weights twice in one call of all of them, rows
         being used for W v and W^T u while in cache; cuda takes 2 launches an iteration and one for the division for up
-        to 20 weights, triton the same for any number in a packed copy. Differentiable in the weights: first and second
+        to 16 weights, triton the same for any number in a packed copy. Differentiable in the weights: first and second
         order run on kernels, u and v being constants; the third raises (backend "reference" has it). triton computes
         the gradients of all weights together.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device.

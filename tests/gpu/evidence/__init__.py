@@ -4,7 +4,16 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 """
 
 OPERATORS = (
-    "bias_act", "batch_norm_act", "conv2d", "modulate_act", "modulated_conv2d", "per_sample", "upfirdn2d",
-)  # fmt: skip
+    "batch_norm_act",
+    "bias_act",
+    "conv2d",
+    "minibatch_stddev",
+    "modulate_act",
+    "modulated_conv2d",
+    "per_sample",
+    "pixel_norm",
+    "spectral_norm",
+    "upfirdn2d",
+)
 TARGETS = (75, 80, 86, 89, 90, 100, 120)
 AMD_TARGETS = ("gfx942",)
