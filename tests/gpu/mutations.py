@@ -212,6 +212,34 @@ MUTATIONS = (
         "static_cast<acc_t*>(p.sums)[from + v] += weight[i] * g[v];",
         "grid_sample2d", "cuda and values",
     ),
+    _mutation(
+        "bits of the columns of another lane",
+        "csrc/cuda/filtered_lrelu_march.cuh",
+        "word |= code << (8 * i + 2 * quad);",
+        "word |= code << (8 * i + 2 * (quad ^ 1));",
+        "filtered_lrelu", "cuda_paths and tile",
+    ),
+    _mutation(
+        "a missing barrier between upsampling across and down",
+        "csrc/cuda/filtered_lrelu_march.cuh",
+        "  tile.across_up(tile.near, tile.far);\n  __syncthreads();\n",
+        "  tile.across_up(tile.near, tile.far);\n",
+        "filtered_lrelu", "cuda_paths and tile",
+    ),
+    _mutation(
+        "a slope of the wrong side",
+        "gankernels/triton/filtered_lrelu_direct.py",
+        "(code & 1) != 0, below, above",
+        "(code & 1) != 0, above, below",
+        "filtered_lrelu", "triton and values",
+    ),
+    _mutation(
+        "rows of the upsampled image one phase late",
+        "gankernels/triton/filtered_lrelu.py",
+        "TAP=(pad_up[2] + pad_down[2]) % up[1]",
+        "TAP=(pad_up[2] + pad_down[2] + 1) % up[1]",
+        "filtered_lrelu", "triton and values",
+    ),
 )  # fmt: skip
 
 
