@@ -1,6 +1,7 @@
 """Layers: thin modules over `gankernels.ops`, named and built as PyTorch's are."""
 
 from gankernels.nn import _layer_rules  # noqa: F401  registers the layers' derivatives
+from gankernels.nn._augment_draws import sample_keys
 from gankernels.nn._linearize import (
     Linearization,
     linearize,
@@ -10,6 +11,7 @@ from gankernels.nn._linearize import (
 )
 from gankernels.nn.activation import BiasAct, FadeIn, GradientReversal, Maxout, PixelShuffleAct
 from gankernels.nn.attention import SelfAttention
+from gankernels.nn.augment import PRESETS, AugmentConfig, AugmentPipe
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
@@ -18,6 +20,9 @@ from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
+    "PRESETS",
+    "AugmentConfig",
+    "AugmentPipe",
     "BatchNormAct2d",
     "BiasAct",
     "Blur",
@@ -45,4 +50,5 @@ __all__ = [
     "pullback",
     "pushforward",
     "register_linearization",
+    "sample_keys",
 ]

@@ -9,14 +9,7 @@ from gankernels.nn._linearize import Linearization, chain
 from gankernels.ops import upfirdn2d_op
 from gankernels.ops.conv2d import _pair
 from gankernels.ops.conv2d_resample import geometry, operands
-from gankernels.ops.upfirdn2d import (
-    downsample2d_arguments,
-    factors,
-    filter2d_arguments,
-    filter_size,
-    sides,
-    upsample2d_arguments,
-)
+from gankernels.ops.upfirdn2d import factors, filter_size, grown, sides
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> tuple[Tensor, Linearization]:
@@ -90,17 +83,20 @@ def _adjoint_padding(x, y, filter, up, down, padding) -> list[int]:
 
 def filter2d(x, f, *, padding=0, flip_filter=False, gain=1) -> tuple[Tensor, Linearization]:
     """`ops.filter2d`."""
-    return upfirdn2d(x, f, **filter2d_arguments(f, padding), flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, padding=grown("filter2d", f, 1, 1, padding), flip_filter=flip_filter, gain=gain)
 
 
 def upsample2d(x, f, *, up=2, padding=0, flip_filter=False, gain=1) -> tuple[Tensor, Linearization]:
     """`ops.upsample2d`."""
-    return upfirdn2d(x, f, **upsample2d_arguments(f, up, padding, gain), flip_filter=flip_filter)
+    ux, uy = factors("upsample2d", "up", up)
+    padding = grown("upsample2d", f, up, 1, padding)
+    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * ux * uy)
 
 
 def downsample2d(x, f, *, down=2, padding=0, flip_filter=False, gain=1) -> tuple[Tensor, Linearization]:
     """`ops.downsample2d`."""
-    return upfirdn2d(x, f, **downsample2d_arguments(f, down, padding), flip_filter=flip_filter, gain=gain)
+    padding = grown("downsample2d", f, 1, down, padding)
+    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
 
 
 def conv2d_resample(

@@ -176,7 +176,7 @@ class StyledConv(ModulatedConv2d):
     Args:
         style_dim: length of the latent w.
         in_channels, out_channels, kernel_size, up, padding, resample_filter, demodulate: as in `ModulatedConv2d`.
-        resolution: H = W of the result: a buffer `noise_const` of constant noise.
+        resolution: of the result, H = W or (H, W): a buffer `noise_const` of constant noise.
         noise: add noise, times the learned scalar `noise_strength`, 0 at first.
         act, alpha, gain, clamp: as in `ops.bias_act`, defaults included.
 
@@ -195,7 +195,7 @@ class StyledConv(ModulatedConv2d):
         padding: int | None = None,
         resample_filter=(1, 3, 3, 1),
         demodulate: bool = True,
-        resolution: int | None = None,
+        resolution: int | tuple[int, int] | None = None,
         noise: bool = True,
         act: str = "lrelu",
         alpha: float | None = None,
@@ -211,7 +211,8 @@ class StyledConv(ModulatedConv2d):
         self.affine = EqualizedLinear(style_dim, in_channels, bias_init=1.0, **kind)
         self.bias = nn.Parameter(torch.zeros(out_channels, **kind))
         self.noise_strength = nn.Parameter(torch.zeros((), **kind)) if noise else None
-        constant = torch.randn(resolution, resolution, **kind) if noise and resolution is not None else None
+        size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        constant = torch.randn(size, **kind) if noise and size is not None else None
         self.register_buffer("noise_const", constant)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None = "random") -> Tensor:

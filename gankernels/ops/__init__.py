@@ -11,6 +11,7 @@ from gankernels.ops.composites import add_noise, fade_in, gradient_reversal, max
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.filtered_lrelu import filtered_lrelu
+from gankernels.ops.grid_sample2d import affine_grid_sample2d, grid_sample2d
 from gankernels.ops.minibatch_stddev import minibatch_stddev
 from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
@@ -22,6 +23,7 @@ from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfir
 
 __all__ = [
     "add_noise",
+    "affine_grid_sample2d",
     "batch_norm_act",
     "bias_act",
     "conv2d",
@@ -32,6 +34,7 @@ __all__ = [
     "filter2d",
     "filtered_lrelu",
     "gradient_reversal",
+    "grid_sample2d",
     "maxout",
     "minibatch_stddev",
     "modulate_act",
@@ -51,7 +54,7 @@ __all__ = [
 _WRITES = {"batch_norm_act": {"written": ("running_mean", "running_var"), "when": "training"}}
 
 NO_ARRAYS = ("setup_filter", "spectral_norm")
-"""The first takes arrays as what they hold, like nested lists, and makes a tensor; the second lists of tensors."""
+"""The first takes arrays for what they hold, like nested lists; the second takes lists of tensors."""
 
 for _name in __all__:
     if _name not in NO_ARRAYS:

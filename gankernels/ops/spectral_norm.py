@@ -114,13 +114,14 @@ def reference(weights: list[Tensor], u: Tensor, v: Tensor | None, iterations: in
 
 
 def _power(matrix: Tensor, u: Tensor, v: Tensor | None, iterations: int, eps: float) -> tuple[Tensor, Tensor]:
+    # u @ matrix: of matrix.mT @ u onnxruntime's optimizer makes another product.
     classic = v is None
     if classic:
-        v = F.normalize(matrix.mT @ u, dim=0, eps=eps)
+        v = F.normalize(u @ matrix, dim=0, eps=eps)
     for i in range(iterations):
         u = F.normalize(matrix @ v, dim=0, eps=eps)
         if not classic or i + 1 < iterations:
-            v = F.normalize(matrix.mT @ u, dim=0, eps=eps)
+            v = F.normalize(u @ matrix, dim=0, eps=eps)
     return u, v
 
 
@@ -131,3 +132,13 @@ _backend.register(
     cuda=_backend.native(_NAME),
     triton=spectral_norm_op.triton,
 )
+
+
+def _packed_reference(w: Tensor, u: Tensor, v: Tensor | None, rows, columns, iterations: int, eps: float):
+    parts = w.split([r * c for r, c in zip(rows, columns, strict=True)])
+    weights = [t.view(r, c) for t, r, c in zip(parts, rows, columns, strict=True)]
+    ys, *others = reference(weights, u, v, iterations, eps)
+    return torch.cat([y.reshape(-1) for y in ys]), *others
+
+
+_backend.register_plain("packed_spectral_norm", _packed_reference)

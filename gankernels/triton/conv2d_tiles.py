@@ -17,7 +17,7 @@ NUMBERS = (
     "small_height", "small_width", "large_height", "large_width", "small_n", "small_c", "small_y", "small_x",
     "large_n", "large_c", "large_y", "large_x", "out_split", "out_o", "out_i", "out_y", "out_x",
     "kernel_y", "kernel_x", "stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x",
-    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits",
+    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits", "noise_pitch",
 )  # fmt: skip
 
 
