@@ -60,6 +60,7 @@ GOOD = {
     "norm_per_sample": {"x": image()},
     "pixel_norm": {"x": image(), "eps": 1e-8},
     "pixel_shuffle_act": {"x": image(), "upscale_factor": 2, "bias": R(4), **ACT, "clamp": 1.0},
+    "self_attention2d": {"q": image(), "k": R(4, 4, 3, 3), "v": R(4, 5, 3, 3), "scale": 1.0},
     "setup_filter": {"f": taps(), "gain": 1.0},
     "sum_squares_per_sample": {"x": image()},
     "upfirdn2d": {"x": image(), "filter": taps(), "up": 2, "down": 2, "padding": 1, "gain": 1.0},
@@ -88,6 +89,7 @@ CHANNELS = {  # where an argument has one channel too many, what the message nam
     "modulated_conv2d": {"x": 1, "weight": 1, "styles": 1, "noise": 1},
     "modulated_conv2d_act": {"x": 1, "weight": 1, "styles": 1, "bias": 0},
     "pixel_shuffle_act": {"x": 1, "bias": 0},
+    "self_attention2d": {"q": 1, "k": 1},
 }
 BIG = 2**20
 OTHERS = {  # what only some operators have

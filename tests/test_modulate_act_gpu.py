@@ -91,7 +91,7 @@ def test_blocks_that_walk(backend, monkeypatch):
 @needs_nvrtc
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_every_activation_in_cuda(act):
-    check("cuda", (2, 4, 4, 4), torch.float32, "NHWC", 0, (4, 4), act)
+    check("cuda", (2, 4, 4, 4), torch.float64, "NHWC", 0, (4, 4), act)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -74,7 +74,7 @@ def test_layers(name):
 def test_second_order_of_tiles_of_one_image(layout, monkeypatch):
     monkeypatch.setattr(kernels, "_ALONE", 8)
     s = sample((2, 4, 4, 4), (3, 4, 3, 3), (4, 4), bias=True, padding=1, act="swish")
-    log = compare(s, torch.float32, layout, emulated("triton", 80), order=2)
+    log = compare(s, torch.float64, layout, emulated("triton", 80), order=2)
     assert any(launch.arguments.get("ALONE") for launch in log.launches)
 
 

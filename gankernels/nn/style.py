@@ -72,7 +72,8 @@ class _Resampling(nn.Module):
         taps = None if resample_filter is None else ops.setup_filter(resample_filter).to(device)
         self.register_buffer("resample_filter", taps)
 
-    def _geometry(self) -> dict:
+    def geometry(self) -> dict:
+        """How the convolution resamples, as the operators take it."""
         # The published networks turn the weight where they upsample.
         return {"up": self.up, "down": self.down, "padding": self.padding, "flip_weight": self.up == 1}
 
@@ -122,7 +123,7 @@ class EqualizedConv2d(_Resampling):
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] -> [N, O, H up / down, W up / down], dtype of x."""
         weight = self.weight.to(x.dtype) * self.weight_gain
-        y = ops.conv2d_resample(x, weight, self.resample_filter, **self._geometry())
+        y = ops.conv2d_resample(x, weight, self.resample_filter, **self.geometry())
         bias = None if self.bias is None else self.bias.to(y.dtype)
         return ops.bias_act(y, bias, act=self.act, alpha=self.alpha, gain=self.gain, clamp=self.clamp)
 
@@ -158,7 +159,7 @@ class ModulatedConv2d(_Resampling):
     def _arguments(self, x: Tensor, styles: Tensor) -> tuple[tuple[Tensor, ...], dict]:
         if not self.demodulate:
             styles = styles * self.weight_gain
-        options = {"demodulate": self.demodulate, "prenormalize": self.prenormalize, **self._geometry()}
+        options = {"demodulate": self.demodulate, "prenormalize": self.prenormalize, **self.geometry()}
         return (x, self.weight.to(x.dtype), styles), {**options, "resample_filter": self.resample_filter}
 
     def forward(

@@ -2,6 +2,10 @@
 
 Scaling the weight's input channels is scaling the image's, and normalising its output channels is scaling the
 result's. So what runs is one convolution with the common weight between two passes that scale.
+
+On `triton` the first pass is the convolution's load and, where no filter comes between, the second its store, as they
+are in the gradients of x and weight; the gradient of styles is a pass of its own. On `cuda` the passes are kernels of
+ours and the convolution is cuDNN's under our derivatives, as conv2d's, which has been run on CPU tensors alone.
 """
 
 from __future__ import annotations

@@ -45,22 +45,14 @@ def upfirdn2d(
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; Zhang, "Making Convolutional Networks
     Shift-Invariant Again", 2019.
     """
-    return _checked("upfirdn2d", x, filter, up, down, padding, flip_filter, gain)
+    return _run("upfirdn2d", x, filter, up, down, padding, flip_filter, gain)
 
 
-def _checked(op, x, filter, up, down, padding, flip_filter, gain, grow=None) -> Tensor:
-    """`upfirdn2d` for the function named `op`; `grow` adds to the padding, for (taps, up, down) of an axis."""
-    ux, uy = factors(op, "up", up)
-    dx, dy = factors(op, "down", down)
-    x0, x1, y0, y1 = sides(op, padding)
-    gain = _check.finite(op, "gain", gain)
+def _run(op, x, filter, up, down, padding, flip_filter, gain) -> Tensor:
     filter = checked_filter(op, x, filter, "filter" if op == "upfirdn2d" else "f")
     _check.channels(op, "x", x)
+    (ux, uy), (dx, dy), (x0, x1, y0, y1), gain = arguments(op, filter, up, down, padding, gain).values()
     kh, kw = filter_size(filter)
-    if grow is not None:
-        (gx0, gx1), (gy0, gy1) = grow(kw, ux, dx), grow(kh, uy, dy)
-        x0, x1, y0, y1 = x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1
-        gain *= ux * uy
     h = upfirdn2d_op.out_size(x.shape[2], uy, dy, y0, y1, kh)
     w = upfirdn2d_op.out_size(x.shape[3], ux, dx, x0, x1, kw)
     if h < 1 or w < 1:
@@ -132,7 +124,7 @@ def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: boo
 
     Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
     """
-    return _checked("filter2d", x, f, 1, 1, padding, flip_filter, gain, lambda k, u, d: (k // 2, (k - 1) // 2))
+    return _run("filter2d", x, f, 1, 1, padding, flip_filter, gain)
 
 
 def upsample2d(
@@ -142,8 +134,7 @@ def upsample2d(
 
     ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    grow = lambda k, u, d: ((k + u - 1) // 2, (k - u) // 2)  # noqa: E731
-    return _checked("upsample2d", x, f, up, 1, padding, flip_filter, gain, grow)
+    return _run("upsample2d", x, f, up, 1, padding, flip_filter, gain)
 
 
 def downsample2d(
@@ -153,8 +144,27 @@ def downsample2d(
 
     ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    grow = lambda k, u, d: ((k - d + 1) // 2, (k - d) // 2)  # noqa: E731
-    return _checked("downsample2d", x, f, 1, down, padding, flip_filter, gain, grow)
+    return _run("downsample2d", x, f, 1, down, padding, flip_filter, gain)
+
+
+_GROWTH = {  # of the padding before and after, for the taps, up and down of an axis
+    "upfirdn2d": lambda k, u, d: (0, 0),
+    "filter2d": lambda k, u, d: (k // 2, (k - 1) // 2),
+    "upsample2d": lambda k, u, d: ((k + u - 1) // 2, (k - u) // 2),
+    "downsample2d": lambda k, u, d: ((k - d + 1) // 2, (k - d) // 2),
+}
+
+
+def arguments(op: str, f: Tensor | None, up: Pair, down: Pair, padding: Pair, gain: float) -> dict:
+    """up, down, padding and gain, checked and whole, of the `upfirdn2d` that the function named `op` is."""
+    up, down, (x0, x1, y0, y1) = factors(op, "up", up), factors(op, "down", down), sides(op, padding)
+    gain = _check.finite(op, "gain", gain)
+    kh, kw = filter_size(f)
+    grow = _GROWTH[op]
+    (gx0, gx1), (gy0, gy1) = grow(kw, up[0], down[0]), grow(kh, up[1], down[1])
+    if op == "upsample2d":
+        gain *= up[0] * up[1]
+    return {"up": [*up], "down": [*down], "padding": [x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1], "gain": gain}
 
 
 def reference(

@@ -269,7 +269,7 @@ def convolve(
         tile = triton.cdiv(an_image, meta["BLOCK_P"]) * x.shape[0] if alone else triton.cdiv(pixels, meta["BLOCK_P"])
         return (tile * steps[0] * steps[1] * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
 
-    plan.tuned(_convolve, _KEYS)[grid](
+    plan.tuned(_convolve, _KEYS, scale is not None)[grid](
         x, weight, bias, y, bare, scale, y_scale, noise,
         x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, w_group, w_y, w_x, *y.stride(),

@@ -184,8 +184,9 @@ def weight_grad(
         "OUT_UNIT": unit(sums.element_size(), out_i, in_channels, split, out_o, out_y, out_x) if not flat else 1,
     }
     numbers = [t if t is None else t.contiguous() for t in (small_scale, large_scale)]
-    alone = any(t is not None for t in numbers) and small.shape[2] * small.shape[3] % plan.block == 0
-    plan.tuned(_correlate, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
+    scaled_in = any(t is not None for t in numbers)
+    alone = scaled_in and small.shape[2] * small.shape[3] % plan.block == 0
+    plan.tuned(_correlate, _KEYS, scaled_in)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
         small, large, sums, *numbers,
         small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
         *small.stride(), *large.stride(), *strides, *kernel, *stride, *padding, *dilation, splits,

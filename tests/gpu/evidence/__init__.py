@@ -4,12 +4,16 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 """
 
 OPERATORS = (
-    "bias_act",
     "batch_norm_act",
+    "bias_act",
     "conv2d",
+    "filtered_lrelu",
+    "grid_sample2d",
+    "minibatch_stddev",
     "modulate_act",
     "modulated_conv2d",
     "per_sample",
+    "pixel_norm",
     "spectral_norm",
     "upfirdn2d",
 )

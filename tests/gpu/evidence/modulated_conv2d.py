@@ -82,7 +82,7 @@ def _case(name, prepare, dtype, layout, rows, images, passes):
     return Case(
         "triton", f"{name}, {str(dtype)[6:]} {'NHWC' if last else 'NCHW'}", prepare, floor,
         floor + passes * 2 * y * item, 1, requested=1.1 * asked / floor, unique=1.1 + partial / floor,
-        sectors=1.01 if last else 2.3, wavefronts=1.1 if half else 2.1, registers=168, occupancy=0.12, dot=half,
+        sectors=1.01 if last else 2.3, wavefronts=1.1 if half else 2.1, registers=255, occupancy=0.12, dot=half,
         wide=last,
     )  # fmt: skip
 
