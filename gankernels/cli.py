@@ -17,6 +17,7 @@ from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, load_gene
 from gankernels.training.checkpoint import find
 from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
 from gankernels.training.networks import read
+from gankernels.training.presets import PresetName
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -26,7 +27,7 @@ class Train:
     """Train a GAN; leaves samples, curves, metrics and checkpoints in a folder."""
 
     config: TrainConfig
-    preset: Literal["demo", "dcgan"] | None = None
+    preset: PresetName | None = None
     """Start from a named configuration; the options given beside it win."""
     resume: Path | None = None
     """Go on from a checkpoint, or from the newest one of a run's folder."""

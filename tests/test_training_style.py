@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from gankernels.training import PRESETS, RECIPES, TrainConfig, load_generator
 from gankernels.training.generate import latents, render
 from gankernels.training.growth import stage
 from gankernels.training.networks import build
+from gankernels.training.presets import PresetName
 from gankernels.training.styles import mixed_styles
 from gankernels.training.trainer import Trainer
 
@@ -227,6 +229,10 @@ def test_truncation_on_the_command_line(images, tmp_path):
 def test_bad_configuration(images, tmp_path, options, words):
     with pytest.raises(ConfigError, match=words):
         run(tiny(images, tmp_path / "a", 1, **options))
+
+
+def test_the_command_line_knows_every_preset():
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 def test_recipes_and_presets_are_sound():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from gankernels.training.config import TrainConfig
 
@@ -72,3 +73,9 @@ PRESETS = {
     "stylegan3-small": replace(_STYLEGAN3, **_SMALL_W, r1=1.0),
 }
 """Named starting points of `gankernels train --preset NAME`; every field can still be set."""
+
+PresetName = Literal[
+    "demo", "dcgan", "progan", "stylegan", "stylegan2", "stylegan3",
+    "progan-small", "stylegan-small", "stylegan2-small", "stylegan2-ada", "stylegan3-small",
+]  # fmt: skip
+"""The keys of PRESETS, as the command line needs them."""
