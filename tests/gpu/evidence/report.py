@@ -36,16 +36,25 @@ def module_of(op):
 
 
 def digest(op):
-    """A hash of what an operator's tables depend on."""
+    """A hash of what an operator's tables depend on: its sources, its calls, and how they are measured."""
     module = module_of(op)
-    files = {path for pattern in (*module.SOURCES, "tests/gpu/evidence/*.py") for path in paths.ROOT.glob(pattern)}
-    return paths.digest(*sorted(path for path in files if path.is_file()))
+    others = {f"{name}.py" for name in (*OPERATORS, "__init__", "__main__") if name != op}
+    found = {path for pattern in (*module.SOURCES, "tests/gpu/evidence/*.py") for path in paths.ROOT.glob(pattern)}
+    files = (path for path in found if path.is_file() and not (path.parent.name == "evidence" and path.name in others))
+    return paths.digest(*sorted(files), repr((TARGETS, AMD_TARGETS)))
 
 
 def recorded(op):
     """The hash that the document was written for, or None."""
-    found = DOCUMENT.exists() and re.search(rf"<!-- {op}: (\w+) -->", DOCUMENT.read_text())
+    found = re.search(rf"<!-- {op}: (\w+) -->", _section(op))
     return found.group(1) if found else None
+
+
+def _section(op):
+    """What the document has of an operator, or nothing."""
+    text = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+    found = re.search(rf"^## {op}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found.group() if found else ""
 
 
 def _table(header, rows):
@@ -103,7 +112,8 @@ def operator(op, targets=(*TARGETS, *AMD_TARGETS), note=print):
         rows.append((backend, f"`{name}`", *cells, *mix))
     header = ["backend", "kernel", *(f"sm_{cc}" if isinstance(cc, int) else cc for cc in targets)]
     header += ["loads, 128-bit + other", "stores", "tensor core", "instructions"]
-    section = f"\n## {op}\n\n<!-- {op}: {digest(op)} -->\n{module_of(op).__doc__}\n\n"
+    whole = f"<!-- {op}: {digest(op)} -->" if not failures else "Limits are broken."
+    section = f"## {op}\n\n{whole}\n{module_of(op).__doc__}\n\n"
     section += _table(TRAFFIC, traffic_rows) + "\nThe instruction counts are of sm_90, every path of the code.\n\n"
     return section + _table(header, rows), failures
 
@@ -122,16 +132,18 @@ def every(targets=TARGETS, note=print):
     return failures
 
 
-def write():
-    """Measures everything and writes the document; returns the breaches."""
-    text = HEAD + f"\nTriton {triton.__version__}, NVRTC {nvrtc.version()}.\n"
-    failures = []
+def write(anew=False):
+    """Measures what has changed since the document was written, or everything, and writes it; returns the breaches."""
+    versions = f"Triton {triton.__version__}, NVRTC {nvrtc.version()}.\n"
+    anew = anew or not DOCUMENT.exists() or versions not in DOCUMENT.read_text()
+    changed = [op for op in OPERATORS if anew or recorded(op) != digest(op)]
+    parts, failures = [f"{HEAD}\n{versions}"], []
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {op: pool.submit(operator, op) for op in reversed(OPERATORS)}
+        running = {op: pool.submit(operator, op) for op in reversed(changed)}
         for op in OPERATORS:
-            section, found = running[op].result()
-            text += section
+            section, found = running[op].result() if op in running else (_section(op), [])
+            parts.append(section.rstrip() + "\n")
             failures += found
     DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(text)
+    DOCUMENT.write_text("\n".join(parts))
     return failures
