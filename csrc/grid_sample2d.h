@@ -20,13 +20,20 @@ template <class A>
 struct SampleAxis {
   A weight[2], slope[2];
   int pixel[2];
-  bool in[2];
+  int in[2];
 };
 
+#if defined(__CUDA_ARCH__) || defined(__CUDACC_RTC__)
+GK_HD float sample_floor(float v) { return floorf(v); }
+GK_HD double sample_floor(double v) { return floor(v); }
+GK_HD float sample_round(float v) { return rintf(v); }
+GK_HD double sample_round(double v) { return rint(v); }
+#else
 GK_HD float sample_floor(float v) { return __builtin_floorf(v); }
 GK_HD double sample_floor(double v) { return __builtin_floor(v); }
 GK_HD float sample_round(float v) { return __builtin_rintf(v); }
 GK_HD double sample_round(double v) { return __builtin_rint(v); }
+#endif
 
 // `g`: the coordinate, -1 to 1 over the image.
 template <class A>
@@ -65,11 +72,12 @@ GK_HD SampleAxis<A> sample_axis(A g, int size, const SampleSettings& s) {
     out.in[1] = false;
     return out;
   }
-  const bool in = at >= A(-1) && at < A(size);  // false for NaN
-  at = in ? at : A(0);
+  // Two pixels beyond is as far outside as any; a NaN goes there too.
+  at = at > A(-2) ? at : A(-2);
+  at = at < A(size) ? at : A(size);
   const A below = sample_floor(at), t = at - below;
   const int pixel = static_cast<int>(below);
-  const bool low = in && pixel >= 0, high = in && pixel + 1 < size;
+  const bool low = pixel >= 0 && pixel < size, high = pixel >= -1 && pixel < size - 1;
   out.weight[0] = low ? A(1) - t : A(0);
   out.weight[1] = high ? t : A(0);
   out.slope[0] = low ? -slope : A(0);

@@ -6,17 +6,28 @@ template <class acc_t>
 struct Axes {
   acc_t weight[2][kBlock], slope[2][kBlock];
   int32_t pixel[2][kBlock];
-  bool in[2][kBlock];
+  int32_t in[2][kBlock];
 
   void place(const acc_t* g, int64_t n, int size, const SampleSettings& s) {
+    if (s.mode == kSampleBilinear && s.padding == kSampleZeros)  // constants, so that it vectorises
+      place_as(g, n, size, {kSampleBilinear, kSampleZeros, s.align});
+    else
+      place_as(g, n, size, s);
+  }
+
+ private:
+  inline __attribute__((always_inline)) void place_as(const acc_t* __restrict g, int64_t n, int size,
+                                                      const SampleSettings s) {
     for (int64_t j = 0; j < n; ++j) {
       const SampleAxis<acc_t> axis = sample_axis(g[j], size, s);
-      for (int i = 0; i < 2; ++i) {
-        weight[i][j] = axis.weight[i];
-        slope[i][j] = axis.slope[i];
-        pixel[i][j] = axis.pixel[i];
-        in[i][j] = axis.in[i];
-      }
+      weight[0][j] = axis.weight[0];
+      weight[1][j] = axis.weight[1];
+      slope[0][j] = axis.slope[0];
+      slope[1][j] = axis.slope[1];
+      pixel[0][j] = axis.pixel[0];
+      pixel[1][j] = axis.pixel[1];
+      in[0][j] = axis.in[0];
+      in[1][j] = axis.in[1];
     }
   }
 };
@@ -34,10 +45,18 @@ struct Corners {
     acc_t both[2 * kBlock], gx[kBlock], gy[kBlock];
     if (work.affine) {
       load_block(grid, both, 6);
+      int32_t rows[kBlock], columns[kBlock];
+      int32_t row = int32_t(begin / work.out_width), column = int32_t(begin - int64_t(row) * work.out_width);
       for (int64_t j = 0; j < n; ++j) {
-        const int row = int((begin + j) / work.out_width), column = int((begin + j) - int64_t(row) * work.out_width);
-        const acc_t u = sample_base<acc_t>(column, work.out_width, work.settings.align);
-        const acc_t v = sample_base<acc_t>(row, work.out_height, work.settings.align);
+        rows[j] = row;
+        columns[j] = column;
+        const bool next = ++column == work.out_width;
+        row += next;
+        column = next ? 0 : column;
+      }
+      for (int64_t j = 0; j < n; ++j) {
+        const acc_t u = sample_base<acc_t>(columns[j], work.out_width, work.settings.align);
+        const acc_t v = sample_base<acc_t>(rows[j], work.out_height, work.settings.align);
         gx[j] = both[0] * u + both[1] * v + both[2];
         gy[j] = both[3] * u + both[4] * v + both[5];
       }
@@ -66,7 +85,7 @@ struct Corners {
           for (int64_t j = 0; j < n; ++j) w[j] = along[2 * j] * dx[j] * wy[j] + along[2 * j + 1] * wx[j] * dy[j];
         else
           for (int64_t j = 0; j < n; ++j) w[j] = along[j] * dx[j] * dy[j];
-        for (int64_t j = 0; j < n; ++j) w[j] = x.in[i][j] && y.in[k][j] ? w[j] : acc_t(0);
+        for (int64_t j = 0; j < n; ++j) w[j] = x.in[i][j] & y.in[k][j] ? w[j] : acc_t(0);
       }
   }
 };
@@ -94,8 +113,8 @@ void sample_piece(const SampleWork& work, const T* x, const G* grid, const acc_t
         for (int64_t j = 0; j < n; ++j) {
           acc_t sum = 0;
           for (int i = 0; i < 4; ++i) {
-            const acc_t w = c.weight[i][j];
-            sum += w != acc_t(0) ? w * static_cast<acc_t>(plane[c.pixel[i][j]]) : acc_t(0);
+            const acc_t w = c.weight[i][j], value = static_cast<acc_t>(plane[c.pixel[i][j]]);
+            sum += w != acc_t(0) ? w * value : acc_t(0);
           }
           row[j] = sum;
         }
@@ -122,8 +141,9 @@ void sample_piece(const SampleWork& work, const T* x, const G* grid, const acc_t
 template <class T, class G, class acc_t>
 void adjoint_piece(const SampleWork& work, const T* gy, const G* grid, const acc_t* along, acc_t* gx, int64_t first,
                    int64_t last) {
+  constexpr int64_t kChannels = 4;
   Corners<acc_t> c;
-  acc_t buffer[kBlock];
+  acc_t buffer[kBlock], rows[kChannels][kBlock];
   const int64_t channels = work.channels, pixels = int64_t(work.height) * work.width;
   const int64_t out_pixels = int64_t(work.out_height) * work.out_width;
   for (int64_t begin = 0; begin < out_pixels; begin += kBlock) {
@@ -131,13 +151,17 @@ void adjoint_piece(const SampleWork& work, const T* gy, const G* grid, const acc
     c.place(work, grid, begin, n);
     c.weigh(work.order, along_at<acc_t>(work, along, begin), n);
     if (!work.last) {
-      for (int64_t k = first; k < last; ++k) {
-        const acc_t* __restrict row = as_acc(gy + k * out_pixels + begin, buffer, n);
+      // Neighbours add to the same pixel, each after the other: channels in between fill the wait.
+      for (int64_t k = first; k < last; k += kChannels) {
+        const int64_t m = std::min(kChannels, last - k);
+        for (int64_t q = 0; q < m; ++q) load_block(gy + (k + q) * out_pixels + begin, rows[q], n);
         acc_t* __restrict plane = gx + k * pixels;
         for (int64_t j = 0; j < n; ++j)
           for (int i = 0; i < 4; ++i) {
             const acc_t w = c.weight[i][j];
-            if (w != acc_t(0)) plane[c.pixel[i][j]] += w * row[j];
+            if (w == acc_t(0)) continue;
+            acc_t* __restrict to = plane + c.pixel[i][j];
+            for (int64_t q = 0; q < m; ++q) to[q * pixels] += w * rows[q][j];
           }
       }
       continue;
@@ -173,10 +197,14 @@ void products_piece(const SampleWork& work, const T* gy, const T* x, const G* gr
       for (int64_t k = 0; k < channels; ++k) {
         const T* __restrict plane = x + k * pixels;
         const acc_t* __restrict row = as_acc(gy + k * out_pixels + begin, buffer, n);
-        for (int i = 0; i < 4; ++i)
-          for (int64_t j = 0; j < n; ++j)
-            sum[i][j] +=
-                c.x.in[i % 2][j] && c.y.in[i / 2][j] ? row[j] * static_cast<acc_t>(plane[c.pixel[i][j]]) : acc_t(0);
+        for (int i = 0; i < 4; ++i) {
+          const int32_t *in_x = c.x.in[i % 2], *in_y = c.y.in[i / 2], *pixel = c.pixel[i];
+          acc_t* __restrict to = sum[i];
+          for (int64_t j = 0; j < n; ++j) {
+            const acc_t product = row[j] * static_cast<acc_t>(plane[pixel[j]]);
+            to[j] += in_x[j] & in_y[j] ? product : acc_t(0);
+          }
+        }
       }
     } else {
       for (int64_t j = 0; j < n; ++j)

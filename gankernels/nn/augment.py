@@ -128,6 +128,8 @@ class AugmentPipe(nn.Module):
         self.register_buffer("p", torch.tensor(float(p)))
         factors = [self._factor(name) for name in maps.TRANSFORMS]
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.float64), persistent=False)
+        rotations = [name.startswith("rotation_") for name in maps.TRANSFORMS]
+        self.register_buffer("rotations", torch.tensor(rotations), persistent=False)
         taps = torch.tensor(_WAVELETS["sym6"], dtype=torch.float64) / math.sqrt(2)  # sums to 1
         self.register_buffer("resample_filter", taps, persistent=False)
         self.register_buffer("bands", torch.from_numpy(band_filters(_WAVELETS["sym2"])), persistent=False)
@@ -202,15 +204,14 @@ class AugmentPipe(nn.Module):
             numbers = normal(uniform(x[0].numel(), 1)).view(x.shape)
             x = (x + numbers * maps.noise_level(draws, config)[:, None, None, None]).to(x.dtype)
         if config.any("cutout"):
-            x = torch.where(maps.cutout_mask(draws, config, size), x, 0)
+            x = x.masked_fill(maps.cutout_mask(draws, config, size), 0)
         return x
 
     def probabilities(self) -> Tensor:
         """[transforms] in the order of `_augment_maps.TRANSFORMS`: p times the factor; either rotation has
         1 - sqrt(1 - p)."""
         p = self.p.to(self.factors.dtype).clamp(0, 1) * self.factors
-        either = self.factors.new_tensor([name.startswith("rotation_") for name in maps.TRANSFORMS])
-        return torch.where(either > 0, 1 - (1 - p).sqrt(), p)
+        return torch.where(self.rotations, 1 - (1 - p).sqrt(), p)
 
     def _resample(self, x: Tensor, theta: Tensor, taken: Tensor) -> Tensor:
         """x through theta, pixels to pixels counted from the centre; samples not `taken` stay as they are."""
@@ -224,9 +225,10 @@ class AugmentPipe(nn.Module):
         padded = reflect(x, *margins)
         up = ops.upsample2d(padded, taps)
         # From pixels to coordinates of -1 to 1 over either image.
-        to = theta.new_tensor((out[1] / 4, out[0] / 4, 1.0))
-        back = theta.new_tensor(((2 / padded.shape[3],), (2 / padded.shape[2],)))
-        y = ops.affine_grid_sample2d(up, theta * to * back, out)
+        by_x, by_y, by_1 = theta.unbind(2)  # [N, (x, y)]
+        x_row, y_row = torch.stack([by_x * (out[1] / 2), by_y * (out[0] / 2), by_1 * 2], 2).unbind(1)
+        theta = torch.stack([x_row / padded.shape[3], y_row / padded.shape[2]], 1)
+        y = ops.affine_grid_sample2d(up, theta, out)
         y = ops.upfirdn2d(y, taps, down=2, flip_filter=True)
         return torch.where(taken[:, None, None, None], y, x)
 
@@ -237,14 +239,14 @@ class AugmentPipe(nn.Module):
         most = [max(n - 1, 6) for n in (size[1], size[0])]
         if torch.compiler.is_compiling():
             return tuple(most)
-        half = theta.new_tensor(((out[1] - 1) / 4, (out[0] - 1) / 4, 1.0))  # of the outermost samples
-        reach = (theta.abs() * half).sum(2)  # [N, (x, y)]
-        # Either half of the upsampling filter is under 3 pixels, to the next sample of bilinear interpolation is half.
-        reach = reach + 3.5 - (theta.new_tensor((size[1], size[0])) - 1) / 2
-        needs = torch.where(taken[:, None], reach.clamp(min=0), -1).amax(0).tolist()  # the device is waited for here
-        if max(needs) < 0:
+        by_x, by_y, by_1 = theta.abs().unbind(2)  # [N, (x, y)]
+        reach = by_x * ((out[1] - 1) / 4) + by_y * ((out[0] - 1) / 4) + by_1  # of the outermost samples
+        reach = torch.where(taken[:, None], reach, -1).amax(0).tolist()  # the device is waited for here
+        if max(reach) < 0:
             return None
-        return tuple(min(math.ceil(need), limit) for need, limit in zip(needs, most, strict=True))
+        # Either half of the upsampling filter is under 3 pixels, to the next sample of bilinear interpolation is half.
+        needs = [math.ceil(r + 3.5 - (n - 1) / 2) for r, n in zip(reach, (size[1], size[0]), strict=True)]
+        return tuple(min(max(need, 0), limit) for need, limit in zip(needs, most, strict=True))
 
     def _filter(self, x: Tensor, gains: Tensor, taken: Tensor) -> Tensor:
         n, c, h, w = x.shape

@@ -191,6 +191,55 @@ MUTATIONS = (
         "u[i] = d[i] * h[i];",
         "modulate_act", "cuda_paths",
     ),
+    _mutation(
+        "a pixel after the last counted",
+        "gankernels/triton/grid_sample2d.py",
+        "far = inside & (pixel + 1 < size)",
+        "far = inside & (pixel + 1 <= size)",
+        "grid_sample2d", "triton and values",
+    ),
+    _mutation(
+        "slopes of the wrong axis in the grid's gradient",
+        "csrc/cuda/grid_sample2d.cuh",
+        "dx += x.slope[a] * y.weight[b] * sum[i];",
+        "dx += x.weight[a] * y.slope[b] * sum[i];",
+        "grid_sample2d", "cuda and values",
+    ),
+    _mutation(
+        "a sum that overwrites instead of adding",
+        "csrc/cuda/grid_sample2d.cuh",
+        "atomicAdd(static_cast<acc_t*>(p.sums) + from + v, weight[i] * g[v]);",
+        "static_cast<acc_t*>(p.sums)[from + v] += weight[i] * g[v];",
+        "grid_sample2d", "cuda and values",
+    ),
+    _mutation(
+        "bits of the columns of another lane",
+        "csrc/cuda/filtered_lrelu_march.cuh",
+        "word |= code << (8 * i + 2 * quad);",
+        "word |= code << (8 * i + 2 * (quad ^ 1));",
+        "filtered_lrelu", "cuda_paths and tile",
+    ),
+    _mutation(
+        "a missing barrier between upsampling across and down",
+        "csrc/cuda/filtered_lrelu_march.cuh",
+        "  tile.across_up(tile.near, tile.far);\n  __syncthreads();\n",
+        "  tile.across_up(tile.near, tile.far);\n",
+        "filtered_lrelu", "cuda_paths and tile",
+    ),
+    _mutation(
+        "a slope of the wrong side",
+        "gankernels/triton/filtered_lrelu_direct.py",
+        "(code & 1) != 0, below, above",
+        "(code & 1) != 0, above, below",
+        "filtered_lrelu", "triton and values",
+    ),
+    _mutation(
+        "rows of the upsampled image one phase late",
+        "gankernels/triton/filtered_lrelu.py",
+        "TAP=(pad_up[2] + pad_down[2]) % up[1]",
+        "TAP=(pad_up[2] + pad_down[2] + 1) % up[1]",
+        "filtered_lrelu", "triton and values",
+    ),
 )  # fmt: skip
 
 
