@@ -1,5 +1,10 @@
+import cells
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    cells.add_option(parser)
 
 
 def pytest_configure(config):
@@ -8,6 +13,8 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:.*an autograd kernel was not registered")
     no_rule = "error:.*There is a performance drop because we have not yet implemented the batching rule"
     config.addinivalue_line("filterwarnings", no_rule)
+    if config.getoption(cells.OPTION):
+        config.pluginmanager.register(cells.Cells(config.getoption(cells.OPTION)))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 
 import pytest
@@ -28,7 +29,10 @@ class Call(torch.nn.Module):
 def as_module(f, tensors: dict, batched: set[str]) -> tuple[torch.nn.Module, tuple]:
     """The module to export, itself or around a function, and its dynamic shapes: the batch left open."""
     shapes = tuple({0: AUTO} if k in batched else None for k in tensors)
-    return (f, shapes) if isinstance(f, torch.nn.Module) else (Call(f, list(tensors)), (shapes,))
+    if not isinstance(f, torch.nn.Module):
+        f = Call(f, list(tensors))
+    takes = inspect.signature(f.forward).parameters.values()
+    return f, (shapes,) if any(p.kind is p.VAR_POSITIONAL for p in takes) else shapes
 
 
 def grown(tensors: dict, batched: set[str], times: int) -> dict:

@@ -1,5 +1,6 @@
 """The battery itself is tested: an operator that is right passes, and each way of sabotage is caught."""
 
+import cells
 import pytest
 import torch
 from op_tests import Calls, OpTests, Sample
@@ -112,3 +113,19 @@ def test_each_flaw_is_caught(on_the_cpu, flaw):
         except Exception:
             caught += 1
     assert caught, f"{flaw} passed the whole battery"
+
+
+def test_cells_are_counted():
+    text = cells.table(
+        [
+            ("conv2d", "cpu", "test_layouts", "passed", ""),
+            ("conv2d", "cpu", "test_vmap", "skipped", "no rule"),
+            ("conv2d", "triton sm_80", "test_layouts", "error", ""),
+            ("maxout", "cpu", "test_vmap", "skipped", ""),
+        ]
+    )
+    assert "4 cells: 1 green, 1 failed, 2 skipped for 2 reasons, 1 without one." in text
+    assert "| conv2d | 1 (1) | 0, 1 FAILED |" in text
+    assert "| maxout | 0 (1) |  |" in text
+    assert "- no rule: conv2d" in text
+    assert "- NO REASON: maxout" in text

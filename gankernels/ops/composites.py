@@ -216,6 +216,9 @@ def gradient_reversal(x: Tensor, lam: float = 1.0) -> Tensor:
 
 
 def _reverse(x, lam):
+    if torch.compiler.is_exporting():  # which keeps a Function's forward alone; NaN for an infinity
+        still = x.detach()
+        return still - lam * (x - still)
     return _Reversal.apply(x, lam)
 
 
