@@ -5,7 +5,7 @@ if __name__ != "gankernels.models":
 
 import inspect
 
-from gankernels.models import dcgan, gan, progan, stylegan, stylegan2, stylegan3
+from gankernels.models import _rules, dcgan, gan, progan, stylegan, stylegan2, stylegan3  # noqa: F401  (registers)
 from gankernels.models._network import Discriminator, Generator
 
 MODELS: dict[str, tuple[type[Generator], type[Discriminator]]] = {

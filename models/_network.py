@@ -136,31 +136,6 @@ def channels(net: Network, sizes: dict[int, tuple[int, int]], base: int, most: i
     return {r: min(base // r, most) for r in sizes}
 
 
-def converted(precision, x: Tensor | None, to_x: Linearization | None, full: torch.dtype):
-    """`x` as a block takes it, and its derivative in the images, of which `to_x` is that of x."""
-    if x is None:
-        return None, None
-    y = precision(x, full, False)
-    return y, linearized.chain(to_x, linearized.cast(x, y))
-
-
-def halved(image: Tensor, f: Tensor) -> tuple[Tensor, Linearization]:
-    """``ops.downsample2d(image, f)`` and its derivative."""
-    taps = f.shape[-1]
-    before, after = (taps - 1) // 2, (taps - 2) // 2
-    return linearized.upfirdn2d(image, f, down=2, padding=[before, after, before, after])
-
-
-def linearize_tail(block: torch.nn.Module, x: Tensor) -> tuple[Tensor, Linearization]:
-    """The rule of ``out(fc(conv(mbstd(x)).flatten(1)))``."""
-    y, deviation = linearize(block.mbstd, x)
-    y, conv = linearize(block.conv, y)
-    flat = y.flatten(1)
-    z, fc = linearize(block.fc, flat)
-    z, out = linearize(block.out, z)
-    return z, linearized.chain(deviation, conv, linearized.reshaped(y, flat), fc, out)
-
-
 class Growing:
     """Of networks that grow: how far a call that does not say so has grown. Not part of config or state dict.
 

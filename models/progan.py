@@ -15,17 +15,7 @@ from gankernels.models._precision import Precision
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels.nn import (
-    BiasAct,
-    EqualizedConv2d,
-    EqualizedLinear,
-    Linearization,
-    MinibatchStdDev,
-    PixelNorm,
-    linearize,
-    linearized,
-    register_linearization,
-)
+from gankernels.nn import BiasAct, EqualizedConv2d, EqualizedLinear, MinibatchStdDev, PixelNorm
 
 BOX = (1, 1)
 
@@ -258,38 +248,3 @@ def shrink(images: Tensor, size: tuple[int, int], alpha: float = 1.0) -> Tensor:
     if factor > 1:
         images = nn.functional.avg_pool2d(images, factor)
     return images if alpha == 1 else ops.fade_in(images, nn.functional.avg_pool2d(images, 2), alpha)
-
-
-@register_linearization(Discriminator)
-def _linearize(net: Discriminator, images: Tensor, c: Tensor | None) -> tuple[Tensor, Linearization]:
-    select = net.conditioning == "select"
-    labels = base.labels(net, c, net.c_dim, images.shape[0], needed=select)
-    _, alpha = net.stage(None, None)
-    resolution = net.resolution_of(images)
-    full = net.b4.out.weight.dtype
-    x = image = images.to(full)
-    to_x = to_image = linearized.cast(images, image)
-    for r in reversed(base.stages(net, net.sizes, resolution, alpha)[1:]):
-        block = getattr(net, f"b{r}")
-        x, to_x = base.converted(block.precision, x, to_x, full)
-        for layer in ([block.fromrgb] if r == resolution else []) + [block.conv0, block.conv1]:
-            x, part = linearize(layer, x)
-            to_x = linearized.chain(to_x, part)
-        if r == resolution and alpha != 1:
-            lower, small = base.halved(image, net.pool)
-            lower, rgb = linearize(getattr(net, f"b{r // 2}").fromrgb, lower)
-            to_lower = linearized.chain(to_image, small, rgb, linearized.cast(lower, x), linearized.scaled(1 - alpha))
-            x = ops.fade_in(x, lower.to(x.dtype), alpha)
-            to_x = linearized.total(linearized.chain(to_x, linearized.scaled(alpha)), to_lower)
-    wide = x.to(full, memory_format=torch.contiguous_format)
-    parts = [to_x, linearized.cast(x, wide)]
-    x = wide
-    if resolution == 4:
-        x, rgb = linearize(net.b4.fromrgb, x)
-        parts.append(rgb)
-    y, tail = base.linearize_tail(net.b4, x)
-    weights = labels.to(y.dtype) if net.c_dim and select else torch.eye(1, y.shape[1], dtype=y.dtype, device=y.device)
-    weights = weights.expand_as(y)  # without labels the first output alone
-    sums = Linearization(lambda t: t.sum(1, keepdim=True), lambda g: g.expand_as(weights))
-    logits = (y * weights).sum(1, keepdim=True)
-    return logits, linearized.chain(*parts, tail, linearized.scaled(weights), sums)
