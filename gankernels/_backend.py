@@ -50,6 +50,7 @@ _operators: dict[str, dict[str, Callable]] = {}
 compounds: set[str] = set()
 """The operators that are made of others and have no kernels of their own."""
 _on_torch: set[str] = set()
+_plain: dict[str, Callable] = {}
 _warned: set[str] = set()
 
 
@@ -71,16 +72,29 @@ def cuda_is_torch(op: str) -> bool:
     return op in _on_torch
 
 
-def register_compound(op: str, run: Callable, *parts: str) -> None:
-    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+def register_compound(op: str, run: Callable, *parts: str, **own: Callable) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have.
+
+    `own` are backends with a callable that does it another way.
+    """
     compounds.add(op)
     common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
-    register(op, reference=run, **{name: functools.partial(run) for name in common})
+    register(op, reference=run, **{name: functools.partial(run) for name in common} | own)
 
 
 def operators() -> dict[str, tuple[str, ...]]:
     """Each operator and the backends it has kernels for."""
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
+
+
+def register_plain(name: str, run: Callable) -> None:
+    """Declare what the dispatcher's operator `name` is in plain PyTorch, where it is not the reference of that name."""
+    _plain[name] = run
+
+
+def plain() -> dict[str, Callable]:
+    """The dispatcher's forward operators in plain PyTorch, each a callable of the same arguments."""
+    return {op: kernels["reference"] for op, kernels in _operators.items() if op not in compounds} | _plain
 
 
 def home(op: str) -> str:
@@ -153,6 +167,14 @@ def pick(op: str, x: torch.Tensor) -> Callable:
             "gankernels.backend('reference')"
         )
     return run
+
+
+def namespace(op: str, x: torch.Tensor) -> str | None:
+    """The namespace of torch.ops that holds the kernels of `op` for `x`, None for the reference."""
+    run, kernels = _pick(op, x), _operators[op]
+    if run is kernels["reference"]:
+        return None
+    return "gankernels" if run is kernels.get("triton") else "gankernels_native"
 
 
 def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:

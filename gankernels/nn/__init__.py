@@ -9,11 +9,14 @@ from gankernels.nn._linearize import (
     pushforward,
     register_linearization,
 )
-from gankernels.nn.activation import BiasAct, Maxout
+from gankernels.nn.activation import BiasAct, FadeIn, GradientReversal, Maxout, PixelShuffleAct
+from gankernels.nn.attention import SelfAttention
 from gankernels.nn.augment import PRESETS, AugmentConfig, AugmentPipe
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
 from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
+from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
@@ -22,10 +25,15 @@ __all__ = [
     "AugmentPipe",
     "BatchNormAct2d",
     "BiasAct",
+    "Blur",
     "Conv2d",
     "ConvTranspose2d",
+    "Downsample",
     "EqualizedConv2d",
     "EqualizedLinear",
+    "FadeIn",
+    "FilteredLReLU",
+    "GradientReversal",
     "Linear",
     "Linearization",
     "Maxout",
@@ -33,7 +41,11 @@ __all__ = [
     "ModulatedConv2d",
     "NoiseInjection",
     "PixelNorm",
+    "PixelShuffleAct",
+    "SelfAttention",
+    "SpectralNorm",
     "StyledConv",
+    "Upsample",
     "linearize",
     "pullback",
     "pushforward",

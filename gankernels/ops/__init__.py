@@ -17,6 +17,8 @@ from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.pixel_norm import pixel_norm
+from gankernels.ops.self_attention2d import self_attention2d
+from gankernels.ops.spectral_norm import spectral_norm
 from gankernels.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -41,7 +43,9 @@ __all__ = [
     "norm_per_sample",
     "pixel_norm",
     "pixel_shuffle_act",
+    "self_attention2d",
     "setup_filter",
+    "spectral_norm",
     "sum_squares_per_sample",
     "upfirdn2d",
     "upsample2d",
@@ -49,6 +53,9 @@ __all__ = [
 
 _WRITES = {"batch_norm_act": {"written": ("running_mean", "running_var"), "when": "training"}}
 
+NO_ARRAYS = ("setup_filter", "spectral_norm")
+"""The first takes arrays for what they hold, like nested lists; the second takes lists of tensors."""
+
 for _name in __all__:
-    if _name != "setup_filter":  # takes arrays as what they hold, like nested lists, and makes a tensor
+    if _name not in NO_ARRAYS:
         globals()[_name] = _arrays.accept(globals()[_name], **_WRITES.get(_name, {}))

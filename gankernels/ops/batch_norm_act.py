@@ -65,6 +65,7 @@ def checked(x, weight, bias, running_mean, running_var, *, training, momentum, e
     _check.floating("batch_norm_act", "x", x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm_act: x has shape {list(x.shape)}, expected [N, C, ...]")
+    _check.channels("batch_norm_act", "x", x)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm_act: of running_mean and running_var one is None, expected both or neither")
     if not training and running_mean is None:
@@ -133,9 +134,9 @@ def functional(kernel):
     def run(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
         y, mean, invstd, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
         if training and running_mean is not None and x.numel():
-            with torch.no_grad():
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_(var.to(running_var.dtype), momentum)
+            # detach, not no_grad: a program exported with such a block cannot be loaded again
+            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            running_var.lerp_(var.detach().to(running_var.dtype), momentum)
         return y, mean, invstd
 
     return run
@@ -150,6 +151,20 @@ def _triton(*args):
     return torch.ops.gankernels.batch_norm_act(*args)
 
 
+def _plain_with_statistics(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain):
+    """The dispatcher's operator: it gives the statistics, and whoever called it moves the running ones."""
+    running = (None, None) if training else (running_mean, running_var)
+    y = reference(x, weight, bias, *running, training, 0.0, eps, act, alpha, gain)
+    if not training:
+        mean, var = (t.to(_sums_dtype(x)) for t in running)
+        return y, mean, (var + eps).rsqrt(), var
+    dims = [d for d in range(x.ndim) if d != 1]
+    x = x.to(_sums_dtype(x))
+    biased, mean = torch.var_mean(x, dims, correction=0)
+    return y, mean, (biased + eps).rsqrt(), x.var(dims)
+
+
+_backend.register_plain("batch_norm_act", _plain_with_statistics)
 _backend.register(
     "batch_norm_act",
     reference=reference,

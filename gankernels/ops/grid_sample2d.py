@@ -90,6 +90,7 @@ def _checked(op: str, x: Tensor, name: str, grid: Tensor) -> Tensor:
     """The grid, after the checks of it and x and the autocast rule."""
     _check.floating(op, "x", x)
     _check.rank(op, "x", x, 4, "[N, C, H, W]")
+    _check.channels(op, "x", x)
     if 0 in x.shape[2:]:
         raise ValueError(f"{op}: x has shape {list(x.shape)}, expected H and W of at least 1")
     _check.floating(op, name, grid)
@@ -198,3 +199,4 @@ def _affine(x, theta, size, mode, padding, align):
 
 _backend.register(_NAME, reference=reference, cpu=_native, cuda=_native, triton=_triton)
 _backend.register_compound(_AFFINE, _affine, _NAME)
+_backend.register_plain(_NAME, lambda x, grid, along, size, *settings: reference(x, grid, size, *settings))

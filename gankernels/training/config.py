@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from gankernels.errors import ConfigError
-from gankernels.losses.gan import OBJECTIVES, objective
+from gankernels.losses import OBJECTIVES, objective
 
 
 def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:

@@ -11,7 +11,7 @@ from gankernels import _backend
 from gankernels.data import ImageData, Sampler
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import CheckpointError, TrainingDiverged
-from gankernels.losses.gan import objective
+from gankernels.losses import clip_weights_, objective
 from gankernels.training.checkpoint import load_module, rng_state, set_rng_state
 from gankernels.training.config import TrainConfig
 from gankernels.training.ema import Ema
@@ -69,7 +69,8 @@ class Trainer:
             real_logits, fake_logits = self.discriminator(real), self.discriminator(fake.detach())
             d_loss = self.objective.discriminator(real_logits, fake_logits)
             self._descend(self.d_optimiser, self.discriminator, d_loss, f"step {number}: the discriminator's")
-            self._clip()
+            if config.weight_clip is not None:
+                clip_weights_(self.discriminator, config.weight_clip)
 
         self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
         g_loss = self.objective.generator(self.discriminator(fake))
@@ -90,14 +91,6 @@ class Trainer:
         if not torch.isfinite(torch.stack([loss.detach().float(), *(one.float() for one in largest)])).all():
             raise TrainingDiverged(f"{whose} {_first_not_finite(module, loss)}")
         optimiser.step()
-
-    @torch.no_grad()
-    def _clip(self) -> None:
-        limit = self.config.weight_clip
-        if limit is not None:
-            weights = list(self.discriminator.parameters())
-            torch._foreach_clamp_min_(weights, -limit)
-            torch._foreach_clamp_max_(weights, limit)
 
     def take_metrics(self) -> dict[str, float]:
         """Mean losses and logits since the last call."""

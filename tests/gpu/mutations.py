@@ -119,7 +119,7 @@ MUTATIONS = (
         "total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)",
         "total = tl.dot(w, x, total.to(tl.float16), out_dtype=tl.float16).to(acc_t) if w.dtype == tl.float16 else "
         "tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)",
-        "conv2d", "values or wide_layers",
+        "conv2d", "summed_in",
     ),
     _mutation(
         "taps of the wrong phase of a transposed convolution",
@@ -155,6 +155,62 @@ MUTATIONS = (
         "atomicAdd(static_cast<acc_t*>(p.sums) + from + v, weight[i] * g[v]);",
         "static_cast<acc_t*>(p.sums)[from + v] += weight[i] * g[v];",
         "grid_sample2d", "cuda and values",
+    ),
+    _mutation(
+        "a barrier missing between the sums of a vector and their use",
+        "csrc/cuda/pixel_norm.cuh",
+        "  __syncthreads();\n  if (!inside) return;",
+        "  if (!inside) return;",
+        "pixel_norm", "paths and cuda",
+    ),
+    _mutation(
+        "a factor in the second derivative of a norm",
+        "gankernels/triton/pixel_norm.py",
+        "cube * (vg - 3.0 * (r * vx) * (r * gx))",
+        "cube * (vg - 2.0 * (r * vx) * (r * gx))",
+        "pixel_norm", "triton and second",
+    ),
+    _mutation(
+        "samples of the result by the stride of those of x",
+        "csrc/cuda/minibatch_stddev.cuh",
+        "y_step = l.lots * l.y_sample;",
+        "y_step = l.lots * l.x_sample;",
+        "minibatch_stddev", "cuda and values",
+    ),
+    _mutation(
+        "rows beyond a short group that count in its variance",
+        "gankernels/triton/minibatch_stddev.py",
+        "d = tl.where(mask, d - (tl.sum(d, 0) / members)[None, :], 0.0)",
+        "d = d - (tl.sum(d, 0) / members)[None, :]",
+        "minibatch_stddev", "triton and values",
+    ),
+    _mutation(
+        "products that cancel, summed in float32",
+        "gankernels/triton/per_sample.py",
+        "acc = out_ptr.dtype.element_ty if SAME else tl.float64",
+        "acc = out_ptr.dtype.element_ty",
+        "per_sample", "triton",
+    ),
+    _mutation(
+        "the last round of a sum that reaches into the next sample",
+        "csrc/cuda/per_sample.cuh",
+        "end = begin + p.share < p.length ? begin + p.share : p.length;",
+        "end = begin + p.share;",
+        "per_sample", "cuda",
+    ),
+    _mutation(
+        "styles of the first sample for all",
+        "gankernels/triton/conv2d_finish.py",
+        "tl.load(ptr + image * channels + channel, known, 0.0)",
+        "tl.load(ptr + channel, known, 0.0)",
+        "modulated_conv2d", "layers or products",
+    ),
+    _mutation(
+        "a scale's second derivative without the curve of the activation",
+        "csrc/cuda/modulate_act.cuh",
+        "u[i] = d[i] * h[i] + v[i] * x[i];",
+        "u[i] = d[i] * h[i];",
+        "modulate_act", "cuda_paths",
     ),
 )  # fmt: skip
 

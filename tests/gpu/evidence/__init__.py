@@ -3,6 +3,18 @@
 Each operator lists its calls at a model's shapes in a module of its own; OPERATORS names the modules.
 """
 
-OPERATORS = ("bias_act", "batch_norm_act", "conv2d", "grid_sample2d", "per_sample", "upfirdn2d")
+OPERATORS = (
+    "batch_norm_act",
+    "bias_act",
+    "conv2d",
+    "grid_sample2d",
+    "minibatch_stddev",
+    "modulate_act",
+    "modulated_conv2d",
+    "per_sample",
+    "pixel_norm",
+    "spectral_norm",
+    "upfirdn2d",
+)
 TARGETS = (75, 80, 86, 89, 90, 100, 120)
 AMD_TARGETS = ("gfx942",)
