@@ -21,6 +21,12 @@ True
 >>> same(ops.add_noise(x, noise, strength), x + strength[:, None, None] * noise)
 True
 """,
+    "affine_grid_sample2d": """
+>>> x, theta = torch.randn(2, 3, 5, 6), torch.randn(2, 2, 3)
+>>> grid = F.affine_grid(theta, [2, 3, 4, 7], align_corners=False)
+>>> same(ops.affine_grid_sample2d(x, theta, [4, 7]), F.grid_sample(x, grid, align_corners=False))
+True
+""",
     "batch_norm_act": """
 >>> x, weight, bias = torch.randn(4, 3, 5, 6), torch.randn(3), torch.randn(3)
 >>> y = ops.batch_norm_act(x, weight, bias, None, None, training=True, act="relu")
@@ -85,6 +91,11 @@ True
 >>> y = ops.gradient_reversal(x, 0.5)
 >>> same(y, x), torch.autograd.grad(y.sum(), x)[0].tolist()
 (True, [-0.5, -0.5, -0.5])
+""",
+    "grid_sample2d": """
+>>> x, grid = torch.randn(2, 3, 5, 6), torch.rand(2, 4, 7, 2) * 2 - 1
+>>> same(ops.grid_sample2d(x, grid), F.grid_sample(x, grid, align_corners=False))
+True
 """,
     "instance_norm_act": """
 >>> x, weight, bias = torch.randn(2, 3, 4, 5), torch.randn(3), torch.randn(3)

@@ -52,6 +52,27 @@ class Generator(Network):
         z = draw(n, self.z_dim, generator=generator, device=where, dtype=home.dtype).to(home.device)
         return z if self.latent == "normal" else z * 2 - 1
 
+    truncation: tuple[float, int | None] = (1.0, None)
+
+    def truncate(self, psi: float, cutoff: int | None = None) -> None:
+        """From now on `display` truncates; see the mapping network. Raises: ValueError for a network without one."""
+        if not hasattr(self, "mapping"):
+            raise ValueError(f"{type(self).__module__}: there is no mapping network, so truncation has no meaning")
+        self.truncation = (psi, cutoff)
+
+    def display(self, z: Tensor) -> Tensor:
+        """Images [N, channels, *size] as they are looked at: the same for the same latents.
+
+        Noise is constant, latents are truncated as `truncate` said, and what has not grown yet is enlarged.
+        """
+        options = {}
+        if "noise_mode" in inspect.signature(self.forward).parameters:
+            options["noise_mode"] = "const"
+        if hasattr(self, "mapping"):
+            options["truncation_psi"], options["truncation_cutoff"] = self.truncation
+        images = self(z, **options)
+        return images if images.shape[2:] == self.size else torch.nn.functional.interpolate(images, size=self.size)
+
     def flat(self, z: Tensor) -> Tensor:
         """`z` as [N, z_dim]; raises ValueError unless it is that or [N, z_dim, 1, 1]."""
         if z.shape[1:] not in ((self.z_dim,), (self.z_dim, 1, 1)):
@@ -113,6 +134,52 @@ def channels(net: Network, sizes: dict[int, tuple[int, int]], base: int, most: i
             f"expected at least {max(sizes)} and 1"
         )
     return {r: min(base // r, most) for r in sizes}
+
+
+def converted(precision, x: Tensor | None, to_x: Linearization | None, full: torch.dtype):
+    """`x` as a block takes it, and its derivative in the images, of which `to_x` is that of x."""
+    if x is None:
+        return None, None
+    y = precision(x, full, False)
+    return y, linearized.chain(to_x, linearized.cast(x, y))
+
+
+def halved(image: Tensor, f: Tensor) -> tuple[Tensor, Linearization]:
+    """``ops.downsample2d(image, f)`` and its derivative."""
+    taps = f.shape[-1]
+    before, after = (taps - 1) // 2, (taps - 2) // 2
+    return linearized.upfirdn2d(image, f, down=2, padding=[before, after, before, after])
+
+
+def linearize_tail(block: torch.nn.Module, x: Tensor) -> tuple[Tensor, Linearization]:
+    """The rule of ``out(fc(conv(mbstd(x)).flatten(1)))``."""
+    y, deviation = linearize(block.mbstd, x)
+    y, conv = linearize(block.conv, y)
+    flat = y.flatten(1)
+    z, fc = linearize(block.fc, flat)
+    z, out = linearize(block.out, z)
+    return z, linearized.chain(deviation, conv, linearized.reshaped(y, flat), fc, out)
+
+
+class Growing:
+    """Of networks that grow: how far a call that does not say so has grown. Not part of config or state dict.
+
+    A class above the network's own: ``class Generator(Growing, base.Generator)``.
+    """
+
+    sizes: dict[int, tuple[int, int]]
+    grown: tuple[int | None, float] = (None, 1.0)
+
+    def grow(self, resolution: int | None, alpha: float = 1.0) -> None:
+        """From now on calls run as with this resolution and alpha; None for all of it. Raises: ValueError."""
+        stages(self, self.sizes, resolution, alpha)
+        self.grown = (resolution, alpha)
+
+    def stage(self, resolution: int | None, alpha: float | None) -> tuple[int | None, float]:
+        """What a call with these arguments takes."""
+        if resolution is None:
+            resolution = self.grown[0]
+        return resolution, self.grown[1] if alpha is None else alpha
 
 
 def stages(net: torch.nn.Module, sizes: dict[int, tuple[int, int]], resolution: int | None, alpha: float) -> list[int]:

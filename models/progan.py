@@ -15,7 +15,17 @@ from gankernels.models._precision import Precision
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels.nn import BiasAct, EqualizedConv2d, EqualizedLinear, MinibatchStdDev, PixelNorm
+from gankernels.nn import (
+    BiasAct,
+    EqualizedConv2d,
+    EqualizedLinear,
+    Linearization,
+    MinibatchStdDev,
+    PixelNorm,
+    linearize,
+    linearized,
+    register_linearization,
+)
 
 BOX = (1, 1)
 
@@ -45,7 +55,7 @@ class GeneratorBlock(nn.Module):
         return self.norm(self.conv1(self.norm(self.conv0(x))))
 
 
-class Generator(base.Generator):
+class Generator(base.Growing, base.Generator):
     """Latents on the hypersphere, and labels appended to them, to images.
 
     Args:
@@ -90,15 +100,16 @@ class Generator(base.Generator):
         c: Tensor | None = None,
         *,
         resolution: int | None = None,
-        alpha: float = 1.0,
+        alpha: float | None = None,
         force_fp32: bool = False,
     ) -> Tensor:
         """z [N, z_dim], c [N, c_dim] -> images [N, C, *sizes[resolution]], dtype of the parameters.
 
-        resolution: what it has grown to, a key of `sizes`; None for all. alpha: share of its newest block, 0 to 1; the
-        rest is the image of the block before, enlarged.
+        resolution: what it has grown to, a key of `sizes`. alpha: share of its newest block, 0 to 1; the rest is the
+        image of the block before, enlarged. None for what `grow` said last, at first all and 1.
         Raises: ValueError for latents or labels of another shape, another resolution or alpha.
         """
+        resolution, alpha = self.stage(resolution, alpha)
         stages = base.stages(self, self.sizes, resolution, alpha)
         z = ops.pixel_norm(self.flat(z))
         labels = base.labels(self, c, self.c_dim, z.shape[0])
@@ -152,7 +163,7 @@ class DiscriminatorEpilogue(nn.Module):
         return self.out(self.fc(self.conv(self.mbstd(self.fromrgb(x) if first else x)).flatten(1)))
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.Growing, base.Discriminator):
     """Images of any stage to logits.
 
     Args:
@@ -195,12 +206,12 @@ class Discriminator(base.Discriminator):
         self.b4 = DiscriminatorEpilogue(channels[4], self.sizes[4], img_channels, outputs, mbstd_group_size)
 
     def forward(
-        self, images: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, force_fp32: bool = False
+        self, images: Tensor, c: Tensor | None = None, *, alpha: float | None = None, force_fp32: bool = False
     ) -> Tensor:
         """Images [N, C, *sizes[r]] of any r, labels [N, c_dim] -> logits [N, 1].
 
         alpha: share of the newest block, that of the images' resolution; the rest is what the block below makes of the
-        smaller image. Labels are needed by "select" alone.
+        smaller image; None for what `grow` said last, at first 1. Labels are needed by "select" alone.
         """
         labels = base.labels(self, c, self.c_dim, images.shape[0], needed=self.conditioning == "select")
         y = self._outputs(images, alpha, force_fp32)
@@ -208,20 +219,26 @@ class Discriminator(base.Discriminator):
             return (y * labels.to(y.dtype)).sum(1, keepdim=True)
         return y[:, :1]
 
-    def heads(self, images: Tensor, *, alpha: float = 1.0, force_fp32: bool = False) -> tuple[Tensor, Tensor]:
+    def heads(self, images: Tensor, *, alpha: float | None = None, force_fp32: bool = False) -> tuple[Tensor, Tensor]:
         """Logits [N, 1] and class logits [N, c_dim] of the "acgan" discriminator in one pass."""
         if not self.c_dim or self.conditioning != "acgan":
             raise ValueError(f"{type(self).__name__}: heads needs c_dim and conditioning 'acgan'")
         y = self._outputs(images, alpha, force_fp32)
         return y[:, :1], y[:, 1:]
 
-    def _outputs(self, images: Tensor, alpha: float, force_fp32: bool) -> Tensor:
+    def resolution_of(self, images: Tensor) -> int:
+        """The stage that images [N, C, H, W] are of; raises ValueError for those of none."""
         resolution = next((r for r, size in self.sizes.items() if size == tuple(images.shape[2:])), None)
         if images.ndim != 4 or images.shape[1] != self.channels or resolution is None:
             raise ValueError(
                 f"{type(self).__name__}: images have shape {list(images.shape)}, expected [N, {self.channels}, H, W], "
                 f"[H, W] one of {', '.join(str(list(size)) for size in self.sizes.values())}"
             )
+        return resolution
+
+    def _outputs(self, images: Tensor, alpha: float | None, force_fp32: bool) -> Tensor:
+        _, alpha = self.stage(None, alpha)
+        resolution = self.resolution_of(images)
         stages = base.stages(self, self.sizes, resolution, alpha)
         images = x = images.to(self.b4.out.weight.dtype)
         for r in reversed(stages[1:]):
@@ -241,3 +258,38 @@ def shrink(images: Tensor, size: tuple[int, int], alpha: float = 1.0) -> Tensor:
     if factor > 1:
         images = nn.functional.avg_pool2d(images, factor)
     return images if alpha == 1 else ops.fade_in(images, nn.functional.avg_pool2d(images, 2), alpha)
+
+
+@register_linearization(Discriminator)
+def _linearize(net: Discriminator, images: Tensor, c: Tensor | None) -> tuple[Tensor, Linearization]:
+    select = net.conditioning == "select"
+    labels = base.labels(net, c, net.c_dim, images.shape[0], needed=select)
+    _, alpha = net.stage(None, None)
+    resolution = net.resolution_of(images)
+    full = net.b4.out.weight.dtype
+    x = image = images.to(full)
+    to_x = to_image = linearized.cast(images, image)
+    for r in reversed(base.stages(net, net.sizes, resolution, alpha)[1:]):
+        block = getattr(net, f"b{r}")
+        x, to_x = base.converted(block.precision, x, to_x, full)
+        for layer in ([block.fromrgb] if r == resolution else []) + [block.conv0, block.conv1]:
+            x, part = linearize(layer, x)
+            to_x = linearized.chain(to_x, part)
+        if r == resolution and alpha != 1:
+            lower, small = base.halved(image, net.pool)
+            lower, rgb = linearize(getattr(net, f"b{r // 2}").fromrgb, lower)
+            to_lower = linearized.chain(to_image, small, rgb, linearized.cast(lower, x), linearized.scaled(1 - alpha))
+            x = ops.fade_in(x, lower.to(x.dtype), alpha)
+            to_x = linearized.total(linearized.chain(to_x, linearized.scaled(alpha)), to_lower)
+    wide = x.to(full, memory_format=torch.contiguous_format)
+    parts = [to_x, linearized.cast(x, wide)]
+    x = wide
+    if resolution == 4:
+        x, rgb = linearize(net.b4.fromrgb, x)
+        parts.append(rgb)
+    y, tail = base.linearize_tail(net.b4, x)
+    weights = labels.to(y.dtype) if net.c_dim and select else torch.eye(1, y.shape[1], dtype=y.dtype, device=y.device)
+    weights = weights.expand_as(y)  # without labels the first output alone
+    sums = Linearization(lambda t: t.sum(1, keepdim=True), lambda g: g.expand_as(weights))
+    logits = (y * weights).sum(1, keepdim=True)
+    return logits, linearized.chain(*parts, tail, linearized.scaled(weights), sums)

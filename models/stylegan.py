@@ -75,7 +75,7 @@ class SynthesisBlock(nn.Module):
         return self.style1(self.conv1(x), ws[:, 1], noise_mode)
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(base.Growing, nn.Module):
     """Intermediate latents to images: blocks ``b4``, ``b8``, ..., one a resolution; arguments as in `Generator`."""
 
     def __init__(self, w_dim: int, sizes, channels, image_channels: int, num_half: int, precision) -> None:
@@ -92,7 +92,7 @@ class SynthesisNetwork(nn.Module):
         noise_mode: str = "random",
         force_fp32: bool = False,
         resolution: int | None = None,
-        alpha: float = 1.0,
+        alpha: float | None = None,
     ) -> Tensor:
         """ws [N, num_ws, w_dim], of which the first 2 a block are used -> images [N, C, *sizes[resolution]].
 
@@ -103,6 +103,7 @@ class SynthesisNetwork(nn.Module):
             raise ValueError(f"synthesis: ws has shape {list(ws.shape)}, expected [N, {self.num_ws}, {self.w_dim}]")
         if noise_mode not in NOISE:
             raise ValueError(f"synthesis: noise_mode is {noise_mode!r}, expected one of {', '.join(NOISE)}")
+        resolution, alpha = self.stage(resolution, alpha)
         full = self.b4.torgb.weight.dtype
         ws = ws.to(full)
         x = lower = block = before = None
@@ -112,7 +113,7 @@ class SynthesisNetwork(nn.Module):
         return faded(block.torgb(x).to(full), lower, before and before.torgb, alpha)
 
 
-class Generator(base.Generator):
+class Generator(base.Growing, base.Generator):
     """StyleGAN's generator: ``mapping`` from z to w, ``synthesis`` from w to an image.
 
     Args:
@@ -161,15 +162,21 @@ class Generator(base.Generator):
         force_fp32: bool = False,
         *,
         resolution: int | None = None,
-        alpha: float = 1.0,
+        alpha: float | None = None,
     ) -> Tensor:
         """z [N, z_dim], c [N, c_dim] -> images [N, C, *sizes[resolution]]; see the mapping and the synthesis.
 
-        resolution: what it has grown to, a key of `sizes`; None for all. alpha: share of its newest block, 0 to 1; the
-        rest is the image of the block before, enlarged. The paper truncates with psi 0.7, cutoff 8.
+        resolution: what it has grown to, a key of `sizes`. alpha: share of its newest block, 0 to 1; the rest is the
+        image of the block before, enlarged. None for what `grow` said last, at first all and 1. The paper truncates
+        with psi 0.7, cutoff 8.
         """
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas)
         return self.synthesis(ws, noise_mode, force_fp32, resolution, alpha)
+
+    def grow(self, resolution: int | None, alpha: float = 1.0) -> None:
+        """As `Growing.grow`."""
+        super().grow(resolution, alpha)
+        self.synthesis.grow(resolution, alpha)
 
 
 class Discriminator(progan.Discriminator):

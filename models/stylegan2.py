@@ -15,7 +15,16 @@ from gankernels.models._precision import Precision
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels.nn import EqualizedConv2d, EqualizedLinear, MinibatchStdDev, StyledConv
+from gankernels.nn import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    Linearization,
+    MinibatchStdDev,
+    StyledConv,
+    linearize,
+    linearized,
+    register_linearization,
+)
 
 ARCHITECTURES = ("orig", "skip", "resnet")
 FILTER = (1, 3, 3, 1)
@@ -256,7 +265,7 @@ class Discriminator(base.Discriminator):
         sizes = levels(self, img_resolution)
         channels = base.channels(self, sizes, channel_base, channel_max)
         _check_architecture(self, architecture)
-        self.c_dim = c_dim
+        self.c_dim, self.architecture = c_dim, architecture
         self.cmap_dim = (cmap_dim or channels[4]) if c_dim else 0
         self.blocks = [f"b{r}" for r in reversed(sizes) if r > 4]
         for i, r in enumerate(r for r in reversed(sizes) if r > 4):
@@ -281,6 +290,47 @@ class Discriminator(base.Discriminator):
             x, image = getattr(self, name)(x, image, force_fp32)
         x = self.b4(x, image)
         return x if labels is None else (x * self.mapping(None, labels)).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
+
+
+@register_linearization(Discriminator)
+def _linearize(net: Discriminator, images: Tensor, c: Tensor | None) -> tuple[Tensor, Linearization]:
+    labels = base.labels(net, c, net.c_dim, images.shape[0])
+    full = net.b4.out.weight.dtype
+    image = net.checked(images).to(full)
+    to_image = linearized.cast(images, image)  # the derivatives of image and x in the images that came in
+    x = to_x = None
+    for name in net.blocks:
+        block = getattr(net, name)
+        x, to_x = base.converted(block.precision, x, to_x, full)
+        if block.fromrgb is not None:
+            rgb, to_rgb = base.converted(block.precision, image, to_image, full)
+            rgb, part = linearize(block.fromrgb, rgb)
+            to_rgb = linearized.chain(to_rgb, part)
+            x, to_x = (rgb, to_rgb) if x is None else (x + rgb, linearized.total(to_x, to_rgb))
+            if net.architecture == "skip":
+                image, part = base.halved(image, block.resample_filter)
+                to_image = linearized.chain(to_image, part)
+        y, first = linearize(block.conv0, x)
+        y, second = linearize(block.conv1, y)
+        through = linearized.chain(first, second)
+        if block.skip is not None:
+            beside, around = linearize(block.skip, x)
+            y, through = beside + y, linearized.total(through, around)
+        x, to_x = y, linearized.chain(to_x, through)
+    wide = x.to(full, memory_format=torch.contiguous_format)
+    to_x = linearized.chain(to_x, linearized.cast(x, wide))
+    x = wide
+    if net.b4.fromrgb is not None:
+        rgb, part = linearize(net.b4.fromrgb, image)
+        x, to_x = x + rgb, linearized.total(to_x, linearized.chain(to_image, part))
+    y, tail = base.linearize_tail(net.b4, x)
+    parts = [to_x, tail]
+    if labels is not None:
+        weights = net.mapping(None, labels) / math.sqrt(net.cmap_dim)
+        y = (y * weights).sum(1, keepdim=True)
+        sums = linearized.Linearization(lambda t: t.sum(1, keepdim=True), lambda g: g.expand_as(weights))
+        parts += [linearized.scaled(weights), sums]
+    return y, linearized.chain(*parts)
 
 
 def _check_architecture(net, architecture: str) -> None:

@@ -80,9 +80,30 @@ __device__ __forceinline__ void load_image(const void* from, i64 at, bool here, 
   if (from && here) widen<T, V>(load_whole<T, V>(static_cast<const T*>(from) + at), to);
 }
 
+// N neighbours in one access, named as one: of numbers that a switch leaves the compiler makes stores of their own.
+template <typename T, int N>
+__device__ __forceinline__ void store_together(T* to, const acc_of<T> (&from)[N]) {
+  if constexpr (sizeof(T) * N == 16 || sizeof(T) * N == 8) {
+    Pack<T, N> pack;
+#pragma unroll
+    for (int i = 0; i < N; ++i) pack.v[i] = narrow<T>(from[i]);
+    if constexpr (sizeof(T) * N == 16) {
+      uint4 bits;
+      memcpy(&bits, &pack, 16);
+      __stwb(reinterpret_cast<uint4*>(to), bits);
+    } else {
+      uint2 bits;
+      memcpy(&bits, &pack, 8);
+      __stwb(reinterpret_cast<uint2*>(to), bits);
+    }
+  } else {
+    store_whole<T, N>(to, from);
+  }
+}
+
 template <typename T, int V>
 __device__ __forceinline__ void store_image(void* to, i64 at, bool here, const acc_of<T> (&from)[V]) {
-  if (to && here) store_whole<T, V>(static_cast<T*>(to) + at, from);
+  if (to && here) store_together<T, V>(static_cast<T*>(to) + at, from);
 }
 
 // The sum of a row's values over the threads of its block; null for `to` is the same for all threads.
@@ -103,13 +124,19 @@ __device__ __forceinline__ void sum_columns(ColumnSums<acc_t, V, kModulateLanes>
   if (!to) return;
   shared.put(values, blockDim.x);
   if (!inside || threadIdx.y) return;
+  constexpr int W = V == 1 ? 1 : kPack<acc_t>;
 #pragma unroll
-  for (int i = 0; i < V; ++i) static_cast<acc_t*>(to)[at + i] = shared.total(i, threadIdx.x, blockDim.x);
+  for (int first = 0; first < V; first += W) {
+    acc_t part[W];
+#pragma unroll
+    for (int i = 0; i < W; ++i) part[i] = shared.total(first + i, threadIdx.x, blockDim.x);
+    store_together<acc_t, W>(static_cast<acc_t*>(to) + at + first, part);
+  }
 }
 
 // A block has threadIdx.x along packs of the inner axis, threadIdx.y along the outer one; it is whole warps.
 template <typename T, int K, int V>
-__global__ void __launch_bounds__(kModulateThreads, K == 2 ? 2 : 3)
+__global__ void __launch_bounds__(kModulateThreads, K == 0 ? 3 : 2)
     modulate_act_pass(const __grid_constant__ ModulateActParams p) {
   using acc_t = acc_of<T>;
   const u32 inner_block = blockIdx.x % p.inner_blocks, rest = blockIdx.x / p.inner_blocks;

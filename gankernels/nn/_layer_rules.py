@@ -66,15 +66,15 @@ def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
     return linearized.batch_norm_act(*args, **kwargs)
 
 
+@register_linearization(MinibatchStdDev)
+def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
+    return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
+
+
 @register_linearization(Maxout)
 def _maxout(m: Maxout, x: Tensor) -> Result:
     m.check(x)
     return linearized.maxout(x, m.pieces)
-
-
-@register_linearization(MinibatchStdDev)
-def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
-    return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
 
 
 @register_linearization(PixelNorm)

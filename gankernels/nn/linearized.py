@@ -31,6 +31,7 @@ __all__ = [
     "Linearization",
     "batch_norm_act",
     "bias_act",
+    "cast",
     "chain",
     "conv2d",
     "conv2d_resample",
@@ -47,6 +48,7 @@ __all__ = [
     "pixel_norm",
     "pixel_shuffle_act",
     "reshaped",
+    "scaled",
     "self_attention2d",
     "total",
     "upfirdn2d",
@@ -90,6 +92,16 @@ def batch_norm_act(x, weight, bias, running_mean, running_var, **options) -> tup
         return _adjoints.bias_act_adjoint(t, u, y, None, dim=1, act=act, alpha=alpha, gain=gain)
 
     return y, Linearization(tangent, adjoint)
+
+
+def cast(x: Tensor, y: Tensor) -> Linearization:
+    """The derivative of a change of dtype or layout from x to y."""
+    return Linearization(lambda t: t.to(y.dtype), lambda g: g.to(x.dtype))
+
+
+def scaled(factor: float | Tensor) -> Linearization:
+    """The derivative of a product with a constant that broadcasts without adding to the shape."""
+    return Linearization(lambda t: t * factor, lambda g: g * factor)
 
 
 def maxout(x: Tensor, pieces: int) -> tuple[Tensor, Linearization]:

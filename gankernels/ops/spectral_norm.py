@@ -132,3 +132,13 @@ _backend.register(
     cuda=_backend.native(_NAME),
     triton=spectral_norm_op.triton,
 )
+
+
+def _packed_reference(w: Tensor, u: Tensor, v: Tensor | None, rows, columns, iterations: int, eps: float):
+    parts = w.split([r * c for r, c in zip(rows, columns, strict=True)])
+    weights = [t.view(r, c) for t, r, c in zip(parts, rows, columns, strict=True)]
+    ys, *others = reference(weights, u, v, iterations, eps)
+    return torch.cat([y.reshape(-1) for y in ys]), *others
+
+
+_backend.register_plain("packed_spectral_norm", _packed_reference)

@@ -13,11 +13,11 @@ from gankernels import _backend, _pruning
 
 _SHAPES = "int[] rows, int[] columns"
 _SCHEMAS = {
-    "spectral_norm": (
+    "packed_spectral_norm": (
         f"(Tensor w, Tensor u, Tensor? v, {_SHAPES}, int iterations, float eps) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
-    "spectral_norm_backward": f"(Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}) -> Tensor",
-    "spectral_norm_double_backward": (
+    "packed_spectral_norm_backward": f"(Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}) -> Tensor",
+    "packed_spectral_norm_double_backward": (
         f"(Tensor h, Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}, bool[2] wanted)"
         " -> (Tensor, Tensor)"
     ),
@@ -28,7 +28,7 @@ def triton(weights: list[Tensor], u: Tensor, v: Tensor | None, iterations: int, 
     rows = [w.shape[0] for w in weights]
     columns = [w.numel() // w.shape[0] for w in weights]
     packed = torch.cat([w.reshape(-1) for w in weights])
-    y, u, v, sigma = torch.ops.gankernels.spectral_norm(packed, u, v, rows, columns, iterations, eps)
+    y, u, v, sigma = torch.ops.gankernels.packed_spectral_norm(packed, u, v, rows, columns, iterations, eps)
     ys = y.split([r * c for r, c in zip(rows, columns, strict=True)])
     return [t.view(w.shape) for t, w in zip(ys, weights, strict=True)], u, v, sigma
 
@@ -37,7 +37,7 @@ def _launcher(name: str):
     def run(*args):
         from gankernels.triton import spectral_norm as kernels
 
-        return getattr(kernels, name)(*args)
+        return getattr(kernels, name.removeprefix("packed_"))(*args)
 
     return run
 
@@ -59,7 +59,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, g, *_):
     if g is None:
         return (None,) * 7
-    gw = _ops.spectral_norm_backward(g, *ctx.saved_tensors, ctx.rows, ctx.columns)
+    gw = _ops.packed_spectral_norm_backward(g, *ctx.saved_tensors, ctx.rows, ctx.columns)
     return gw, *[None] * 6
 
 
@@ -73,7 +73,7 @@ def _double_backward(ctx, h):
     wanted = _pruning.wanted(ctx, True, True, False, False, False)[:2]
     if h is None or not any(wanted):
         return (None,) * 7
-    outs = _ops.spectral_norm_double_backward(h, *ctx.saved_tensors, ctx.rows, ctx.columns, wanted)
+    outs = _ops.packed_spectral_norm_double_backward(h, *ctx.saved_tensors, ctx.rows, ctx.columns, wanted)
     return *(out if want else None for out, want in zip(outs, wanted, strict=True)), *[None] * 5
 
 
@@ -84,22 +84,24 @@ def _third(ctx, *grads):
     )
 
 
-torch.library.register_autograd("gankernels::spectral_norm", _backward, setup_context=_setup)
-torch.library.register_autograd("gankernels::spectral_norm_backward", _double_backward, setup_context=_setup_backward)
-torch.library.register_autograd("gankernels::spectral_norm_double_backward", _third)
+torch.library.register_autograd("gankernels::packed_spectral_norm", _backward, setup_context=_setup)
+torch.library.register_autograd(
+    "gankernels::packed_spectral_norm_backward", _double_backward, setup_context=_setup_backward
+)
+torch.library.register_autograd("gankernels::packed_spectral_norm_double_backward", _third)
 
 
-@torch.library.register_fake("gankernels::spectral_norm")
+@torch.library.register_fake("gankernels::packed_spectral_norm")
 def _fake(w, u, v, rows, columns, iterations, eps):
     return torch.empty_like(w), u.new_empty(u.shape), u.new_empty(sum(columns)), u.new_empty(len(rows))
 
 
-@torch.library.register_fake("gankernels::spectral_norm_backward")
+@torch.library.register_fake("gankernels::packed_spectral_norm_backward")
 def _fake_backward(g, w, u, v, sigma, rows, columns):
     return torch.empty_like(w)
 
 
-@torch.library.register_fake("gankernels::spectral_norm_double_backward")
+@torch.library.register_fake("gankernels::packed_spectral_norm_double_backward")
 def _fake_double_backward(h, g, w, u, v, sigma, rows, columns, wanted):
     return tuple(torch.empty_like(w) if want else w.new_empty(0) for want in wanted)
 

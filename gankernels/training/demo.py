@@ -17,7 +17,7 @@ from torch.nn import functional
 from gankernels import _doctor, ops
 from gankernels._memory import keep_freed_memory
 from gankernels.errors import need
-from gankernels.training.config import PRESETS
+from gankernels.training.presets import PRESETS
 from gankernels.training.progress import make_progress
 from gankernels.training.run import Result, train
 

@@ -22,6 +22,7 @@ NONE, WRITE, READ = 0, 1, 2  # what a pass does with the bits
 _COLUMNS = 128  # of the upsampled image that a program has, of one channel
 _CHANNELS = 8  # side by side in a program for channels_last
 _ROWS = 32  # of the output that a program makes
+_HOLD = 60  # taps that are kept in registers
 _DIRECT = 128
 
 
@@ -39,6 +40,21 @@ def _across(
 
 
 @triton.jit
+def _taps(f_ptr, K: tl.constexpr, FLIP: tl.constexpr, acc_t: tl.constexpr):
+    """A filter of one axis in correlation order."""
+    taps = (_weight(f_ptr, 0, 0, True, K, 1, FLIP, acc_t),)
+    for t in tl.static_range(1, K):
+        taps += (_weight(f_ptr, t, 0, True, K, 1, FLIP, acc_t),)
+    return taps
+
+
+@triton.jit
+def _tap(taps, f_ptr, t: tl.constexpr, K: tl.constexpr, FLIP: tl.constexpr, HOLD: tl.constexpr, acc_t: tl.constexpr):
+    """Number t of them, from registers where they are held there."""
+    return taps[t] if HOLD else _weight(f_ptr, t, 0, True, K, 1, FLIP, acc_t)
+
+
+@triton.jit
 def _march(
     x_ptr, bias_ptr, fu_ptr, fuy_ptr, fd_ptr, fdy_ptr, y_ptr, bits_ptr, sums_ptr,
     features, channels, height, width, middle_height, middle_width, out_height, out_width,
@@ -47,7 +63,8 @@ def _march(
     UX: tl.constexpr, UY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, KUX: tl.constexpr, KUY: tl.constexpr,
     KDX: tl.constexpr, KDY: tl.constexpr, LEAD: tl.constexpr, TAP: tl.constexpr, PERIOD: tl.constexpr,
     SEPARABLE_UP: tl.constexpr, SEPARABLE_DOWN: tl.constexpr, FLIP: tl.constexpr, MODE: tl.constexpr,
-    COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, BIG: tl.constexpr,
+    COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, HOLD: tl.constexpr,
+    BIG: tl.constexpr,
 ):  # fmt: skip
     acc_t: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     BIAS: tl.constexpr = bias_ptr is not None
@@ -83,8 +100,12 @@ def _march(
     out_local = out_lane // CHANNELS
     ox = tile_x * columns + out_local
     out_ok = (out_local < columns) & (ox < out_width) & (out_channel < channels)
-    # Where an output's samples begin; lanes beyond the outputs read what there is.
-    source = tl.minimum(LEAD + out_local * DX, COLUMNS - KDX) * CHANNELS + out_lane % CHANNELS
+    # A row that is filtered across lies in shared memory by phases, so that outputs read neighbours. Lanes beyond the
+    # outputs read what there is.
+    PHASES: tl.constexpr = DX if CHANNELS == 1 and COLUMNS % DX == 0 else 1
+    PART: tl.constexpr = COLUMNS // PHASES
+    by_phase = lane % PART * PHASES + lane // PART
+    begins = tl.minimum(out_local, (COLUMNS - KDX - LEAD) // DX) * (DX // PHASES) * CHANNELS + out_lane % CHANNELS
     if BIG:
         first = first.to(tl.int64)
         ox = ox.to(tl.int64)
@@ -112,6 +133,13 @@ def _march(
                 acc_t,
             )  # fmt: skip
             window = _add(window, t, line)
+    up_taps = (0.0,)
+    down_taps = (0.0,)
+    across_taps = (0.0,)
+    if HOLD:
+        up_taps = _taps(fuy_ptr, KUY, FLIP, acc_t)
+        down_taps = _taps(fdy_ptr, KDY, FLIP, acc_t)
+        across_taps = _taps(fd_ptr, KDX, FLIP, acc_t)
     sums = (tl.zeros((COLUMNS * CHANNELS if SEPARABLE_DOWN else OUTPUTS * CHANNELS,), acc_t),) * HELD
     all_sums = tl.zeros((OUTPUTS * CHANNELS,), acc_t)
     for step in tl.range(steps):
@@ -129,7 +157,7 @@ def _march(
                     window = window[1:] + (line,)  # noqa: RUF005 (Triton has no * here)
                 for t in tl.static_range(NY):
                     if (TAP + PERIOD * UY - i) % UY + t * UY < KUY:
-                        w = _weight(fuy_ptr, 0, (TAP + PERIOD * UY - i) % UY + t * UY, True, 1, KUY, FLIP, acc_t)
+                        w = _tap(up_taps, fuy_ptr, (TAP + PERIOD * UY - i) % UY + t * UY, KUY, FLIP, HOLD, acc_t)
                         u += w * window[t]
             else:
                 for t in tl.static_range(NY):
@@ -158,23 +186,26 @@ def _march(
             if SEPARABLE_DOWN:
                 for b in tl.static_range(HELD):
                     if b * DY + i % DY < KDY:
-                        sums = _add(sums, b, _weight(fdy_ptr, 0, b * DY + i % DY, True, 1, KDY, FLIP, acc_t) * u)
+                        w = _tap(down_taps, fdy_ptr, b * DY + i % DY, KDY, FLIP, HOLD, acc_t)
+                        sums = _add(sums, b, w * u)
             else:
+                phases = tl.gather(u, by_phase, 0) if PHASES > 1 else u
                 for s in tl.static_range(KDX):
-                    part = tl.gather(u, source + s * CHANNELS, 0)
+                    part = tl.gather(phases, begins + ((LEAD + s) % PHASES * PART + (LEAD + s) // PHASES) * CHANNELS, 0)
                     for b in tl.static_range(HELD):
                         if b * DY + i % DY < KDY:
-                            w = _weight(fd_ptr, s, b * DY + i % DY, True, KDX, KDY, FLIP, acc_t)
-                            sums = _add(sums, b, w * part)
+                            down_tap = _weight(fd_ptr, s, b * DY + i % DY, True, KDX, KDY, FLIP, acc_t)
+                            sums = _add(sums, b, down_tap * part)
             if i % DY == DY - 1:
                 o = step * (PERIOD // DY) + i // DY - (HELD - 1)
                 oy = tile_y * rows + o
                 if (o >= 0) & (o < rows) & (oy < out_height):
                     if SEPARABLE_DOWN:
                         total = tl.zeros((OUTPUTS * CHANNELS,), acc_t)
+                        dealt = tl.gather(sums[HELD - 1], by_phase, 0) if PHASES > 1 else sums[HELD - 1]
                         for s in tl.static_range(KDX):
-                            across = _weight(fd_ptr, s, 0, True, KDX, 1, FLIP, acc_t)
-                            total += across * tl.gather(sums[HELD - 1], source + s * CHANNELS, 0)
+                            at = begins + ((LEAD + s) % PHASES * PART + (LEAD + s) // PHASES) * CHANNELS
+                            total += _tap(across_taps, fd_ptr, s, KDX, FLIP, HOLD, acc_t) * tl.gather(dealt, at, 0)
                     else:
                         total = sums[HELD - 1]
                     if y_ptr is not None:
@@ -244,6 +275,7 @@ def run(
             *tensors, sums, *numbers, tiles_x, tiles_y, blocks, bit_bytes, steps, rows, across, *scales,
             UX=up[0], UY=up[1], DX=down[0], DY=down[1], KUX=kux, KUY=kuy, KDX=kdx, KDY=kdy, LEAD=-pad_down[0] % 4,
             TAP=(pad_up[2] + pad_down[2]) % up[1], PERIOD=period, COLUMNS=columns, OUTPUTS=outputs, CHANNELS=lanes,
+            HOLD=fuy is not None and fdy is not None and kuy + kdy + kdx <= _HOLD,
             num_warps=max(1, min(8, columns * lanes // 32)), **flags,
         )  # fmt: skip
         return sums

@@ -7,6 +7,7 @@ OPERATORS = (
     "batch_norm_act",
     "bias_act",
     "conv2d",
+    "filtered_lrelu",
     "grid_sample2d",
     "minibatch_stddev",
     "modulate_act",
