@@ -2,8 +2,9 @@
 
 Unfused are PyTorch's passes on each side of one convolution with the common weight. A call asks for x once for each tap
 and tile of channels and for the weight once for each tile of pixels, as the convolutions do, and for a line of styles
-with each block of channels. An upsampling layer's result is a pixel wider than its phases are tall: the last tiles of
-an image are partly empty. Its filter and its epilogue are upfirdn2d and modulate_act.
+with each block of channels: in NCHW each lane for its number of that line, more sectors than the bytes would need. An
+upsampling layer's phases are a pixel larger than x: the last tiles of an image are partly empty. Its filter and its
+epilogue are upfirdn2d and modulate_act.
 """
 
 import torch
@@ -81,8 +82,9 @@ def _case(name, prepare, dtype, layout, rows, images, passes):
     floor = (x + y * (images - 1) + C * C * 9) * item if images > 1 else (x + y + C * C * 9) * item
     return Case(
         "triton", f"{name}, {str(dtype)[6:]} {'NHWC' if last else 'NCHW'}", prepare, floor,
-        floor + passes * 2 * y * item, 1, requested=1.1 * asked / floor, unique=1.1 + partial / floor,
-        sectors=1.01 if last else 2.3, wavefronts=1.1 if half else 2.1, registers=255, occupancy=0.12, dot=half,
+        floor + passes * 2 * y * item, 1, requested=(1.1 if half else 1.3) * asked / floor,
+        unique=1.1 + partial / floor, sectors=1.01 if last else 3.8, wavefronts=1.1 if half else 2.1,
+        registers=255, occupancy=0.12, dot=half,
         wide=last,
     )  # fmt: skip
 
