@@ -15,11 +15,15 @@ SNGAN = [
 BIGGAN = [(96 * o, 96 * i, 3, 3) for i, o in ((1, 1), (1, 2), (2, 2), (2, 4), (4, 4))] + [(1, 384), (1000, 384)]
 
 
-def plain(*tensors):
+def vectors(weights):
+    """u and v of each weight: constants of the derivatives."""
+    return [[F.normalize(torch.ones(n, device=w.device), dim=0) for n in (w.shape[0], w[0].numel())] for w in weights]
+
+
+def plain(*weights):
     """As torch.nn.utils.parametrizations.spectral_norm has it, one iteration."""
-    n = len(tensors) // 3
     out = []
-    for w, u, v in zip(tensors[:n], tensors[n : 2 * n], tensors[2 * n :], strict=True):
+    for w, (u, v) in zip(weights, vectors(weights), strict=True):
         matrix = w.flatten(1)
         with torch.no_grad():
             u = F.normalize(matrix.mv(v), dim=0)
@@ -28,19 +32,15 @@ def plain(*tensors):
     return torch.cat(out)
 
 
-def fused(*tensors):
-    n = len(tensors) // 3
-    ys, _, _ = ops.spectral_norm(tensors[:n], tensors[n : 2 * n], tensors[2 * n :])
-    return torch.cat([y.flatten() for y in ys])
+def fused(*weights):
+    us, vs = zip(*vectors(weights), strict=True)
+    return torch.cat([y.flatten() for y in ops.spectral_norm(weights, us, vs)[0]])
 
 
 def case(label, shapes):
     def make():
         torch.manual_seed(0)
-        weights = [torch.randn(s) for s in shapes]
-        us = [F.normalize(torch.randn(s[0]), dim=0) for s in shapes]
-        vs = [F.normalize(torch.randn(math.prod(s[1:])), dim=0) for s in shapes]
-        return [*weights, *us, *vs]
+        return [torch.randn(s) for s in shapes]
 
     providers = {
         "eager": plain,
