@@ -32,7 +32,8 @@ def of(shape, dtype, last):
 @pytest.mark.parametrize(
     ("shape", "dtype", "last"),
     [
-        ((2, 3, 96, 64), torch.bfloat16, False),  # several splits
+        ((1, 2, 130, 130), torch.bfloat16, False),  # several splits
+        ((2, 3, 24, 20), torch.bfloat16, False),
         ((2, 40, 20, 33), torch.bfloat16, True),
         ((3, 37, 3, 3), torch.float32, True),
     ],
@@ -46,12 +47,13 @@ def test_paths(backend, shape, dtype, last):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 def test_launches(backend, last):
+    """One each where a channel is short, but two for the second derivative in Triton."""
     x = torch.randn(4, 8, 8, 8).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     w, x = torch.rand(8, requires_grad=True), x.requires_grad_()
     with emulated(backend, 80) as log:
         y = instance_norm_act(x, w, act="lrelu")
-        assert len(log.launches) == 2
+        assert len(log.launches) == 1
         (g,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
-        assert len(log.launches) == 4
+        assert len(log.launches) == 2
         torch.autograd.grad(g.square().sum(), [x, w])
-        assert len(log.launches) == 6
+        assert len(log.launches) == (3 if backend == "cuda" else 4)

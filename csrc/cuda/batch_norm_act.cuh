@@ -135,7 +135,7 @@ __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
 }
 
 template <typename T, int P, int L>
-__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const __grid_constant__ BatchNormActParams p) {
+__device__ __forceinline__ void reduce(const BatchNormActParams& p) {
   if constexpr (P == kNormForward) {
     reduce_moments<T, L>(p);
   } else {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const _
 
 // Without rows (rows_a_block is 0) the gradients of the parameters alone.
 template <typename T, int P, int L>
-__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __grid_constant__ BatchNormActParams p) {
+__device__ __forceinline__ void apply(const BatchNormActParams& p) {
   using acc_t = acc_of<T>;
   using Walk = NormWalk<T, P, L>;
   constexpr int W = Walk::kWidth, M = Walk::kMine, F = kNormFactors<P>;
@@ -188,6 +188,25 @@ __global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __
       if (P != kNormSecond || p.out[0]) store_whole<T, W>(static_cast<T*>(p.out[0]) + packs.at[r], low);
     }
   }
+}
+
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const __grid_constant__ BatchNormActParams p) {
+  reduce<T, P, L>(p);
+}
+
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __grid_constant__ BatchNormActParams p) {
+  apply<T, P, L>(p);
+}
+
+// Both in one launch, where a block has the whole of its sets: it reads back the sums that it wrote, and what it has
+// read lies in a cache.
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_whole(const __grid_constant__ BatchNormActParams p) {
+  reduce<T, P, L>(p);
+  __syncthreads();
+  apply<T, P, L>(p);
 }
 
 }  // namespace gk

@@ -25,6 +25,8 @@ i64 columns_of(i64 channels, i64 inner, i64 item) {
 // Where channels lie side by side a block reads a strip of the rows: twice as much then pays for its reading of sums.
 i64 share_of(i64 inner) { return inner == 1 ? 2 * kShare : kShare; }
 
+constexpr i64 kWhole = 256 * 1024;  // bytes of a strip that one block reads twice, where there are kEnough blocks
+constexpr i64 kEnough = 128;
 constexpr i64 kMostGroups = 65535;  // of a grid's third dimension
 
 const char* fill(BatchNormActParams& p, i64 groups, i64 cells, i64 rows, i64 channels, i64 inner, i64 dtype, i64 act,
@@ -93,6 +95,17 @@ struct Plan {
     p.splits = ceil_div(p.rows, p.rows_a_split);
     return run(pixels && pass != kNormForward ? "pixels_reduce" : "reduce", p.rows_a_split, p.splits);
   }
+  // Whether one launch pays, in which a block has the whole of its sets.
+  bool fits() const {
+    const i64 strip = columns_of(p.channels, p.inner.by, type_bytes(dtype)), blocks = ceil_div(p.channels, columns);
+    const i64 bytes = p.rows * strip * type_bytes(dtype);
+    return bytes <= share_of(p.inner.by) || (bytes <= kWhole && blocks * p.groups >= kEnough);
+  }
+  const char* whole() const {
+    p.rows_a_split = p.rows_a_block = p.rows;
+    p.splits = 1;
+    return run("whole", p.rows, 1);
+  }
   // The moments of `shared` sets are those of all groups as one.
   const char* moments() const {
     const i64 groups = p.groups, rows = p.rows;
@@ -127,13 +140,14 @@ struct Plan {
 
 NormChannels channels_of(const void* at, i64 narrow, int bit) { return {const_cast<void*>(at), narrow >> bit & 1}; }
 
-const char* derivative(const Plan& plan) {
+const char* derivative(const Plan& plan, i64 cells) {
   const BatchNormActParams& p = plan.p;
   const bool writes = p.out[0] || p.out[1], parameters = p.grad_weight.at || p.grad_bias.at;
   if ((p.batch_statistics || parameters) && !p.sums) return fail("sums: got null, expected room for them");
   void* const totals = plan.p.totals;
   plan.p.totals = nullptr;
   if (!p.sums) return plan.apply();
+  if (cells == kNormInstance && writes && plan.fits()) return plan.whole();
   if (const char* error = plan.reduce()) return error;
   if (p.shared && p.batch_statistics) {
     if (!totals) return fail("totals: got null, expected room for them");
@@ -192,6 +206,7 @@ GK_ENTRY(gk_batch_norm_act_forward, const void* x, const void* weight, const voi
   p.sums = sums;
   p.eps = eps;
   const gk::Plan plan(launcher, p, dtype, gk::kNormForward, pixels);
+  if (cells == gk::kNormInstance && sums && y && plan.fits()) return plan.whole();
   if (sums)
     if (const char* error = plan.moments()) return error;
   return y ? plan.apply() : plan.finish();
@@ -222,7 +237,7 @@ GK_ENTRY(gk_batch_norm_act_backward, const void* g, const void* x, const void* w
   p.bias = gk::channels_of(bias, narrow, 1);
   p.grad_weight = gk::channels_of(grad_weight, narrow, 4);
   p.grad_bias = gk::channels_of(grad_bias, narrow, 5);
-  return gk::derivative(gk::Plan(launcher, p, dtype, gk::kNormBackward));
+  return gk::derivative(gk::Plan(launcher, p, dtype, gk::kNormBackward), cells);
 }
 
 GK_ENTRY(gk_batch_norm_act_second, const void* v, const void* p, const void* q, const void* g, const void* x,
@@ -257,5 +272,5 @@ GK_ENTRY(gk_batch_norm_act_second, const void* v, const void* p, const void* q, 
   params.bias = gk::channels_of(bias, narrow, 3);
   params.grad_weight = gk::channels_of(grad_weight, narrow, 6);
   params.grad_bias = gk::channels_of(grad_bias, narrow, 7);
-  return gk::derivative(gk::Plan(launcher, params, dtype, gk::kNormSecond));
+  return gk::derivative(gk::Plan(launcher, params, dtype, gk::kNormSecond), cells);
 }

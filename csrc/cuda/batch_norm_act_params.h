@@ -35,8 +35,9 @@ struct BatchNormActParams {
 
 enum NormPass : int { kNormForward, kNormBackward, kNormSecond };
 
-// Whose weight and bias are: a cell's as its statistics are, a cell's beside statistics of channels, an element's.
-enum NormCells : int { kNormOwn, kNormShared, kNormPixels };
+// Whose weight and bias are: a cell's as its statistics are, a cell's beside statistics of channels, an element's; the
+// last is the first with statistics of each sample.
+enum NormCells : int { kNormOwn, kNormShared, kNormPixels, kNormInstance };
 
 // How a thread's pack lies: one element, neighbours within a channel, or neighbours across channels.
 enum NormLayout : int { kNormSingle, kNormRows, kNormChannels };
@@ -51,9 +52,12 @@ GK_HD constexpr int norm_pack(int pass, int layout, int item) {
 
 }  // namespace gk
 
-// batch_norm_act_reduce and batch_norm_act_apply<T, pass, layout>, the same with pixels_, batch_norm_act_combine<T,
+// batch_norm_act_reduce, _apply and _whole<T, pass, layout>, the same with pixels_, batch_norm_act_combine<T,
 // pass>.
 #define GK_BATCH_NORM_ACT_KERNELS_OF(X, T, P) \
+  X(gk::batch_norm_act_whole<T, P, 0>)        \
+  X(gk::batch_norm_act_whole<T, P, 1>)        \
+  X(gk::batch_norm_act_whole<T, P, 2>)        \
   X(gk::batch_norm_act_reduce<T, P, 0>)       \
   X(gk::batch_norm_act_reduce<T, P, 1>)       \
   X(gk::batch_norm_act_reduce<T, P, 2>)       \

@@ -39,7 +39,10 @@ struct View {
       for (int64_t i = 2; i < x.dim(); ++i) inner *= x.size(i);
   }
   bool pixels() const { return kind.affine == NormAffine::element; }
-  i64 cells() const { return pixels() ? kNormPixels : kind.cells() && !kind.instance ? kNormShared : kNormOwn; }
+  i64 cells() const {
+    if (pixels()) return kNormPixels;
+    return kind.instance ? kNormInstance : kind.cells() ? kNormShared : kNormOwn;
+  }
   Tensor dense(const optional<Tensor>& t) const { return t ? t->contiguous(format) : Tensor(); }
   at::ScalarType exact() const { return at::toOpMathType(x.scalar_type()); }
   Tensor numbers(bool sets, at::ScalarType dtype) const {

@@ -20,11 +20,15 @@ from gankernels.triton.channel_sums import (
     offsets,
     parameter_grads,
     reduce_moments,
+    split_of,
     split_range,
+    splits_of,
     store_number,
+    strip_of,
     total_moments,
     total_sum,
 )  # fmt: skip
+from gankernels.triton.instance_norm_act import MOST_FIRST, MOST_FORWARD, whole_first, whole_forward
 from gankernels.triton.norm_sets import (
     combine,
     combine_first,
@@ -43,10 +47,10 @@ def _apply_forward(
 ):  # fmt: skip
     # Where SHARED the sums were taken over all groups as one.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain, eps = alpha.to(acc), gain.to(acc), eps.to(acc)
-    begin, end, group = split_range(rows, rows_a_program, BIG)
+    begin, end, group = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     cell = group * channels + channel
     own = channel if SHARED else cell
     if sums_ptr is None:
@@ -89,10 +93,10 @@ def _reduce_first(
 ):  # fmt: skip
     # gx is asked for here where the statistics are given: then it needs no sums.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    begin, end, group = split_range(rows, rows_a_split, BIG)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     _, mean, r, weight, bias = affine(
         mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
     )
@@ -113,9 +117,9 @@ def _reduce_first(
         sum_d += d
         sum_dx += d * x
     if sums_ptr is not None:
-        to = sums_ptr + tl.program_id(0) * channels + channel
+        to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
         tl.store(to, tl.sum(sum_d, 0), inside)
-        tl.store(to + tl.num_programs(0) * channels, tl.sum(sum_dx, 0), inside)
+        tl.store(to + splits_of(channels, CHANNELS) * channels, tl.sum(sum_dx, 0), inside)
 
 
 @triton.jit
@@ -127,10 +131,10 @@ def _apply_first(
 ):  # fmt: skip
     # The formulas and their names are those of NormBackward in csrc/batch_norm_act.h.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    begin, end, group = split_range(rows, rows_a_program, BIG)
+    begin, end, group = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     cell, mean, r, weight, bias = affine(
         mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
     )
@@ -166,7 +170,7 @@ def forward(
 
         return spade_norm.forward(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
     call = Call(x, TILE, kind)
-    y, mean, invstd, var = call.whole(), *(call.numbers(False) for _ in range(3))
+    y, mean, invstd, var = call.like_x(), *(call.numbers(False) for _ in range(3))
     if x.numel():
         # Moments of a channel are those of all its samples, whatever is a sample's own.
         sums = Call(x, TILE).reduce(reduce_moments, 2) if training else Sums()
@@ -185,14 +189,16 @@ def instance(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Statistics of each sample; (None, mean, 1 / deviation) unless `writes`."""
     call = Call(x, TILE, "instances")
-    y, mean, invstd = call.whole(writes), call.numbers(True), call.numbers(True)
+    y, mean, invstd = call.like_x(writes), call.numbers(True), call.numbers(True)
     if x.numel():
-        sums = call.reduce(reduce_moments, 2)
-        cells = (t if t is None else t.contiguous() for t in (weight, bias))
-        call.apply(
-            _apply_forward, sums, *cells, None, None, y, mean, invstd, None, rows_too=True, writes=writes,
-            numbers=(eps, alpha, gain), ACT=act, SHARED=False,
-        )  # fmt: skip
+        cells = [t if t is None else t.contiguous() for t in (weight, bias)]
+        numbers = (eps, alpha, gain)
+        if not call.whole(whole_forward, *cells, y, mean, invstd, numbers=numbers, most=MOST_FORWARD, ACT=act):
+            sums = call.reduce(reduce_moments, 2)
+            call.apply(
+                _apply_forward, sums, *cells, None, None, y, mean, invstd, None, rows_too=True, writes=writes,
+                numbers=numbers, ACT=act, SHARED=False,
+            )  # fmt: skip
     return y, mean, invstd
 
 
@@ -212,12 +218,16 @@ def backward(
         return spade_norm.backward(gy, x, weight, bias, mean, invstd, training, act, alpha, gain, wanted)
     call, parameters, shared = Call(x, TILE, kind), wanted[1] or wanted[2], kind == "samples"
     gx, gw, gb = (
-        call.whole(wanted[0]),
+        call.like_x(wanted[0]),
         *(call.numbers(kind != "one", w, t) for w, t in zip(wanted[1:], (weight, bias), strict=True)),
     )
     if x.numel() and any(wanted):
         numbers = [t if t is None else t.contiguous() for t in (weight, bias, mean, invstd)]
         inputs, settings = (call.dense(gy), *numbers), {"numbers": (alpha, gain), "ACT": act, "SHARED": shared}
+        if kind == "instances" and call.whole(
+            whole_first, *inputs, gx, gw, gb, numbers=(alpha, gain), most=MOST_FIRST, ACT=act
+        ):
+            return call.or_none(gx, x), call.or_none(gw, weight), call.or_none(gb, bias)
         terms = 2 if training or parameters else 0
         sums = call.reduce(_reduce_first, terms, *inputs, None if training else gx, **settings)
         if training and wanted[0]:

@@ -13,8 +13,11 @@ from gankernels.triton.channel_sums import (
     number,
     offsets,
     parameter_grads,
+    split_of,
     split_range,
+    splits_of,
     store_number,
+    strip_of,
 )  # fmt: skip
 from gankernels.triton.norm_sets import (
     cell_sums,
@@ -38,10 +41,10 @@ def _reduce_second(
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    begin, end, group = split_range(rows, rows_a_split, BIG)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     _, mean, r, weight, bias = affine(
         mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
     )
@@ -75,8 +78,8 @@ def _reduce_second(
             sum_hxx += h * x * x
             sum_hv += h * v
             sum_hvx += h * v * x
-    to = sums_ptr + tl.program_id(0) * channels + channel
-    term = tl.num_programs(0) * channels
+    to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
+    term = splits_of(channels, CHANNELS) * channels
     tl.store(to, tl.sum(sum_d, 0), inside)
     tl.store(to + term, tl.sum(sum_dx, 0), inside)
     tl.store(to + 2 * term, tl.sum(sum_v, 0), inside)
@@ -99,10 +102,10 @@ def _given_second(
 ):  # fmt: skip
     # With given statistics nothing that is written needs a sum; the sums are the gradients of bias and of weight / r.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    begin, end, group = split_range(rows, rows_a_split, BIG)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     cell, mean, r, weight, bias = affine(
         mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
     )
@@ -137,9 +140,9 @@ def _given_second(
         sum_bias += for_bias
         sum_weight += for_weight
     if sums_ptr is not None:
-        to = sums_ptr + tl.program_id(0) * channels + channel
+        to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
         tl.store(to, tl.sum(sum_bias, 0), inside)
-        tl.store(to + tl.num_programs(0) * channels, tl.sum(sum_weight, 0), inside)
+        tl.store(to + splits_of(channels, CHANNELS) * channels, tl.sum(sum_weight, 0), inside)
 
 
 @triton.jit
@@ -151,10 +154,10 @@ def _apply_second(
 ):  # fmt: skip
     # The formulas and their names are those of NormSecond in csrc/batch_norm_act.h.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    begin, end, group = split_range(rows, rows_a_program, BIG)
+    begin, end, group = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     cell, mean, r, weight, bias = affine(
         mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
     )
@@ -216,7 +219,7 @@ def double_backward(
             v, p, q, gy, x, weight, bias, mean, invstd, training, act, alpha, gain, wanted
         )
     call, parameters, shared = Call(x, _TILE, kind), wanted[2] or wanted[3], kind == "samples"
-    gg, gx = call.whole(wanted[0]), call.whole(wanted[1])
+    gg, gx = call.like_x(wanted[0]), call.like_x(wanted[1])
     gw, gb = (call.numbers(kind != "one", w, t) for w, t in zip(wanted[2:], (weight, bias), strict=True))
     if x.numel() and any(wanted):
         g, v = call.dense(gy), call.dense(v)

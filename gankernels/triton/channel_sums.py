@@ -65,10 +65,29 @@ def affine(
     return cell, mean, r, number(weight_ptr, cell, inside, 1.0, acc), number(bias_ptr, cell, inside, 0.0, acc)
 
 
+# Programs lie in one dimension, as the others end at 65535: all strips of channels of one split, then of the next.
 @triton.jit
-def split_range(rows, rows_a_split, BIG: tl.constexpr):
+def strip_of(channels, CHANNELS: tl.constexpr):
+    """The number of this program's strip of CHANNELS channels."""
+    return tl.program_id(0) % tl.cdiv(channels, CHANNELS)
+
+
+@triton.jit
+def split_of(channels, CHANNELS: tl.constexpr):
+    """The number of this program's split, through all groups."""
+    return tl.program_id(0) // tl.cdiv(channels, CHANNELS)
+
+
+@triton.jit
+def splits_of(channels, CHANNELS: tl.constexpr):
+    """The splits of all groups together."""
+    return tl.num_programs(0) // tl.cdiv(channels, CHANNELS)
+
+
+@triton.jit
+def split_range(rows, rows_a_split, channels, BIG: tl.constexpr, CHANNELS: tl.constexpr):
     """(begin, end, group): the rows of this program's split, of which a group has `rows`."""
-    split = tl.program_id(0)
+    split = split_of(channels, CHANNELS)
     if BIG:
         split = split.to(tl.int64)
     splits = tl.cdiv(rows, rows_a_split)
@@ -91,9 +110,9 @@ def reduce_moments(
     """Sum and sum of squared deviations of each split, both of x less its channel's first element: a large mean costs
     nothing. Each place of the tile keeps its own mean (Welford 1962)."""
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
-    begin, end, group = split_range(rows, rows_a_split, BIG)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     shift = first_of(x_ptr, group, channel, inside, rows, channels, inner).to(acc)[None, :]
     mean = tl.zeros((ROWS, CHANNELS), acc)
     squares = tl.zeros((ROWS, CHANNELS), acc)
@@ -115,9 +134,9 @@ def reduce_moments(
     n = ((end - begin - tl.arange(0, ROWS) + (ROWS - 1)) // ROWS).to(acc)[:, None]
     split_sum = tl.sum(n * mean, 0)
     off = mean - (split_sum / total)[None, :]
-    to = sums_ptr + tl.program_id(0) * channels + channel
+    to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
     tl.store(to, split_sum, inside)
-    tl.store(to + tl.num_programs(0) * channels, tl.sum(squares + n * off * off, 0), inside)
+    tl.store(to + splits_of(channels, CHANNELS) * channels, tl.sum(squares + n * off * off, 0), inside)
 
 
 @triton.jit
@@ -154,9 +173,9 @@ def _parameter_grads(
     sums_ptr, invstd_ptr, grad_weight_ptr, grad_bias_ptr, channels, splits,
     SHARED: tl.constexpr, SPLITS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
-    group, groups = tl.program_id(1), tl.num_programs(1)
+    group, groups = split_of(channels, CHANNELS), splits_of(channels, CHANNELS)
     cell = group * channels + channel
     if grad_bias_ptr is not None:
         grad_bias = total_sum(sums_ptr, 0, group, groups, channel, inside, channels, splits, SPLITS)
@@ -240,7 +259,7 @@ class Call:
     def dense(self, t: Tensor | None) -> Tensor | None:
         return None if t is None else t.contiguous(memory_format=self.plan.layout)
 
-    def whole(self, wanted: bool = True) -> Tensor | None:
+    def like_x(self, wanted: bool = True) -> Tensor | None:
         return torch.empty_like(self.x) if wanted else None
 
     def numbers(self, cells: bool, wanted: bool = True, like: Tensor | None = None) -> Tensor | None:
@@ -262,7 +281,7 @@ class Call:
         sums = None
         if terms:
             sums = torch.empty((terms, plan.groups, splits, plan.channels), dtype=self.exact, device=self.x.device)
-        kernel[(plan.groups * splits, plan.strips())](
+        kernel[(plan.groups * splits * plan.strips(),)](
             self.x, *tensors, sums, *self.sizes, rows, *numbers, **meta, **tile, num_warps=4
         )
         return Sums(sums, rows, splits)
@@ -276,10 +295,26 @@ class Call:
         self_rows = (sums.rows,) if rows_too else ()
         if not writes:
             rows, programs = plan.rows, 1
-        kernel[(plan.groups * programs, plan.strips())](
+        kernel[(plan.groups * programs * plan.strips(),)](
             self.x, *tensors, sums.sums, *self.sizes, plan.groups, *self_rows, sums.splits, rows, *numbers,
             SPLITS=triton.next_power_of_2(max(1, sums.splits)), **meta, **tile, num_warps=4,
         )  # fmt: skip
+
+    def whole(self, kernel, *tensors: Tensor | None, numbers: tuple = (), most: int, **meta) -> bool:
+        """One launch where a group's rows of a strip are at most `most` elements, which a program then holds; else
+        nothing. The kernel takes x, tensors, sizes, numbers."""
+        plan = self.plan
+        tall = triton.next_power_of_2(max(1, plan.rows))
+        if tall * plan.wide > most:
+            return False
+        even = plan.rows == tall and plan.channels % plan.wide == 0
+        big = plan.groups * plan.rows * plan.channels > 2**31 - tall * plan.channels
+        warps = min(16, max(1, tall * plan.wide // 512))
+        kernel[(plan.groups * plan.strips(),)](
+            self.x, *tensors, *self.sizes, *numbers, BIG=big, EVEN=even, ROWS=tall, CHANNELS=plan.wide, **meta,
+            num_warps=warps,
+        )  # fmt: skip
+        return True
 
 
 def parameter_grads(
@@ -287,7 +322,7 @@ def parameter_grads(
 ) -> None:
     """The gradients of bias and of weight from their sums, the latter's over x - mean."""
     plan, wide = call.plan, 32
-    _parameter_grads[(triton.cdiv(plan.channels, wide), plan.groups)](
+    _parameter_grads[(triton.cdiv(plan.channels, wide) * plan.groups,)](
         sums.sums, invstd.contiguous(), grad_weight, grad_bias, plan.channels, sums.splits,
         SHARED=shared, SPLITS=triton.next_power_of_2(sums.splits), CHANNELS=wide, num_warps=4,
     )  # fmt: skip

@@ -19,7 +19,10 @@ from gankernels.triton.channel_sums import (
     number,
     offsets,
     reduce_moments,
+    split_of,
     split_range,
+    splits_of,
+    strip_of,
     total_moments,
     total_sum,
 )
@@ -55,10 +58,10 @@ def _apply_forward(
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain, eps = alpha.to(acc), gain.to(acc), eps.to(acc)
-    begin, end, _ = split_range(rows, rows_a_program, BIG)
+    begin, end, _ = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     if sums_ptr is None:
         mean = number(given_mean_ptr, channel, inside, 0.0, acc)
         biased = number(given_var_ptr, channel, inside, 1.0, acc)
@@ -99,12 +102,12 @@ def _reduce_first(
     ACT: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
     mean, r = number(mean_ptr, channel, inside, 0.0, acc), number(invstd_ptr, channel, inside, 1.0, acc)
     sum_d, sum_dx = tl.zeros((ROWS, CHANNELS), acc), tl.zeros((ROWS, CHANNELS), acc)
-    begin, end, _ = split_range(rows, rows_a_split, BIG)
+    begin, end, _ = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -115,9 +118,9 @@ def _reduce_first(
             d, centred = tl.where(mask, d, 0.0), tl.where(mask, centred, 0.0)
         sum_d += d
         sum_dx += d * centred
-    to = sums_ptr + tl.program_id(0) * channels + channel
+    to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
     tl.store(to, tl.sum(sum_d, 0), inside)
-    tl.store(to + tl.num_programs(0) * channels, tl.sum(sum_dx, 0), inside)
+    tl.store(to + splits_of(channels, CHANNELS) * channels, tl.sum(sum_dx, 0), inside)
 
 
 @triton.jit
@@ -128,7 +131,7 @@ def _apply_first(
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
     mean, r = number(mean_ptr, channel, inside, 0.0, acc), number(invstd_ptr, channel, inside, 1.0, acc)
@@ -137,7 +140,7 @@ def _apply_first(
         over = 1.0 / tl.cast(rows, acc)
         constant = -r * over * total_sum(sums_ptr, 0, 0, 1, channel, inside, channels, splits, SPLITS)
         on_x = -r * r * r * over * total_sum(sums_ptr, 1, 0, 1, channel, inside, channels, splits, SPLITS)
-    begin, end, _ = split_range(rows, rows_a_program, BIG)
+    begin, end, _ = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -157,14 +160,14 @@ def _reduce_second(
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
     mean, r = number(mean_ptr, channel, inside, 0.0, acc), number(invstd_ptr, channel, inside, 1.0, acc)
     zero = tl.zeros((ROWS, CHANNELS), acc)
     sum_d, sum_dx, sum_v, sum_vx, sum_dv, sum_pd, sum_pdx = zero, zero, zero, zero, zero, zero, zero
     sum_h, sum_hx, sum_hxx, sum_hv, sum_hvx, sum_k, sum_kx = zero, zero, zero, zero, zero, zero, zero
-    begin, end, _ = split_range(rows, rows_a_split, BIG)
+    begin, end, _ = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -196,8 +199,8 @@ def _reduce_second(
             sum_hvx += h * v * x
             sum_k += k
             sum_kx += k * x
-    to = sums_ptr + tl.program_id(0) * channels + channel
-    term = tl.num_programs(0) * channels
+    to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
+    term = splits_of(channels, CHANNELS) * channels
     tl.store(to, tl.sum(sum_d, 0), inside)
     tl.store(to + term, tl.sum(sum_dx, 0), inside)
     tl.store(to + 2 * term, tl.sum(sum_v, 0), inside)
@@ -228,7 +231,7 @@ def _apply_second(
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
     mean, r = number(mean_ptr, channel, inside, 0.0, acc), number(invstd_ptr, channel, inside, 1.0, acc)
@@ -259,7 +262,7 @@ def _apply_second(
             e_mean = over * (r * (hv - v_mean * h - v_slope * r * hx) + k)
             e_slope = over * r * (r * (hvx - v_mean * hx - v_slope * r * hxx) + kx)
         on_v, on_x, constant = from_set(d_mean, d_slope, v_mean, v_slope, dv, p_mean, p_slope, e_mean, e_slope, r)
-    begin, end, _ = split_range(rows, rows_a_program, BIG)
+    begin, end, _ = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -285,7 +288,7 @@ def forward(
     alpha: float, gain: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     call = Call(x, _TILE)
-    y, mean, invstd, var = call.whole(), *(call.numbers(False) for _ in range(3))
+    y, mean, invstd, var = call.like_x(), *(call.numbers(False) for _ in range(3))
     if x.numel():
         sums = call.reduce(reduce_moments, 2) if training else Sums()
         given = (None, None) if training else (running_mean.contiguous(), running_var.contiguous())
@@ -299,7 +302,7 @@ def backward(
     gain: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     call = Call(x, _TILE)
-    out = [call.whole(w) for w in wanted]
+    out = [call.like_x(w) for w in wanted]
     if x.numel() and any(wanted):
         inputs = (call.dense(gy), call.dense(scale), call.dense(shift), mean.contiguous(), invstd.contiguous())
         settings = {"numbers": (alpha, gain), "ACT": act}
@@ -313,7 +316,7 @@ def double_backward(
     gain: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     call = Call(x, _TILE_SECOND)
-    out = [call.whole(w) for w in wanted]
+    out = [call.like_x(w) for w in wanted]
     if x.numel() and any(wanted):
         smooth = act not in ("linear", "relu", "lrelu")
         inputs = (*(call.dense(t) for t in (gy, scale, shift, v, p, q)), mean.contiguous(), invstd.contiguous())
