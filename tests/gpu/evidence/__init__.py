@@ -3,6 +3,8 @@
 Each operator lists its calls at a model's shapes in a module of its own; OPERATORS names the modules.
 """
 
-OPERATORS = ("bias_act", "batch_norm_act", "conv2d", "per_sample", "upfirdn2d")
+OPERATORS = (
+    "bias_act", "batch_norm_act", "adain", "conditional_batch_norm", "spade_norm", "conv2d", "per_sample", "upfirdn2d",
+)  # fmt: skip
 TARGETS = (75, 80, 86, 89, 90, 100, 120)
 AMD_TARGETS = ("gfx942",)
