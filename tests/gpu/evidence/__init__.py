@@ -6,5 +6,7 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 OPERATORS = (
     "bias_act", "batch_norm_act", "adain", "conditional_batch_norm", "spade_norm", "conv2d", "per_sample", "upfirdn2d",
 )  # fmt: skip
+SOURCE_OF = dict.fromkeys(("adain", "conditional_batch_norm", "spade_norm"), "batch_norm_act")
+"""The stem of the CUDA sources of operators that have none of their own."""
 TARGETS = (75, 80, 86, 89, 90, 100, 120)
 AMD_TARGETS = ("gfx942",)

@@ -51,10 +51,10 @@ def cases():
             # PyTorch: a normalisation reads x twice and writes one, which scale and shift read, and write another.
             yield Case(
                 backend, f"forward {what}", _forward(dtype), 2 * size, 5 * size, 1,
-                requested=1.6 if cuda else 1.1, **limits,
+                requested=1.6 if cuda else 1.25, **limits,
             )  # fmt: skip
             # PyTorch: the product by scale, two sums, and the normalisation's own backward.
             yield Case(
                 backend, f"backward {what}", _backward(dtype), 3 * size, 11 * size, 1,
-                requested=1.75 if cuda else 1.1, **limits,
+                requested=1.75 if cuda else 1.25, **limits,
             )  # fmt: skip
