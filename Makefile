@@ -16,7 +16,7 @@ test: $(VENV)/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/built
-	$(BIN)/python -m pip install --quiet ".[metrics]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[metrics]" "$(TORCH)"
 	$(BIN)/python -m pytest tests -m slow
 
 bench: $(VENV)/built

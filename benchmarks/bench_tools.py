@@ -14,7 +14,9 @@ from torch import Tensor
 
 import gankernels
 from gankernels import _backend
+from gankernels._memory import keep_freed_memory
 
+keep_freed_memory()  # for every provider alike
 ORDERS = ("forward", "forward+backward", "second order")
 
 

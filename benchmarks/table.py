@@ -63,9 +63,11 @@ def rows(options) -> list[str]:
     bandwidth, peak = copy_bandwidth(), matmul_peak()
     lines = [
         f"Measured on {machine()}: copy {bandwidth:.1f} GB/s (read + written), matmul {peak:.0f} GFLOP/s.",
-        "Medians of calls interleaved in a new order each round, in milliseconds. A ratio above 1 says that ours is",
-        "faster; where both run the same oneDNN kernel it is 1 within the noise, about 2 %. Share is of the limit: the",
-        "bytes that must move over the copy's bandwidth, or the flops over the product's rate, whichever takes longer.",
+        "Medians of calls interleaved in a new order each round, in milliseconds, in a process that keeps freed",
+        "memory (as a long run's heap does: else page faults would be most of what is seen). A ratio above 1 says",
+        "that ours is faster; where both run the same oneDNN kernel it is 1 within the noise, about 2 %. Share is",
+        "of the limit: the bytes that must move over the copy's bandwidth, or the flops over the product's rate,",
+        "whichever takes longer.",
         "",
         "| case | order | ours | eager | eager / ours | eager in channels_last / ours | compiled / ours | share |",
         "|---|---|---|---|---|---|---|---|",

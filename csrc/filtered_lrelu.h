@@ -1,5 +1,5 @@
-// What the kernels of filtered_lrelu share: two bits of each sample of the upsampled image, all that its derivatives
-// of any order need, and their place; no header of torch.
+// Two bits of each sample of the upsampled image, all that filtered_lrelu's derivatives of any order need, and their
+// place on the CPU (csrc/cuda/filtered_lrelu_params.h tells that on the GPU); no header of torch.
 #pragma once
 
 #if !defined(__CUDACC_RTC__)

@@ -22,6 +22,8 @@ using at::Tensor;
 using gk::find;
 using Pair = std::array<int64_t, 2>;
 
+constexpr int64_t kMostPixels = (int64_t(1) << 31) - 1;  // of an image of a result
+
 bool plain_context() {
   static const c10::DispatchKeySet usual = c10::default_included_set;
   const auto included = c10::impl::tls_local_dispatch_key_set().included_;
@@ -130,7 +132,8 @@ PyObject* bias_act(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (count != 7 || !plain_context()) return not_plain();
   const Tensor* x = plain_tensor(args[0]);
   if (x == nullptr || !optional_tensor(args[1], bias) || !number(args[2], 0, dim) || dim >= x->dim() ||
-      !text(args[3], act) || !finite(args[4], alpha) || !finite(args[5], gain) || !finite(args[6], clamp))
+      x->size(dim) == 0 || !text(args[3], act) || !finite(args[4], alpha) || !finite(args[5], gain) ||
+      !finite(args[6], clamp))
     return not_plain();
   if (bias != nullptr && (bias->dim() != 1 || bias->size(0) != x->size(dim) || bias->scalar_type() != x->scalar_type()))
     return not_plain();
@@ -202,6 +205,7 @@ PyObject* conv2d(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (reach < 0) return not_plain();
     c.size[d] = reach / c.stride[d] + 1;
   }
+  if (c.size[0] > kMostPixels / c.size[1]) return not_plain();
   return c.run(op);
   END_HANDLE_TH_ERRORS
 }
@@ -221,6 +225,7 @@ PyObject* conv_transpose2d(PyObject*, PyObject* const* args, Py_ssize_t count) {
                 1 + extra[d];
     if (extra[d] >= std::max(c.stride[d], c.dilation[d]) || c.size[d] < 1) return not_plain();
   }
+  if (c.size[0] > kMostPixels / c.size[1]) return not_plain();
   return c.run(op);
   END_HANDLE_TH_ERRORS
 }

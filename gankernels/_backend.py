@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -45,11 +46,15 @@ triton_error: str | None = (
 emulated: set[str] = set()
 """GPU backends that accept CPU tensors: test support that executes their compiled code without a GPU fills this."""
 
-_forced: str | None = None  # a plain global: torch.compile guards on it, which it does for no thread-local
+_forced: str | None = None  # the last one forced: a plain global, for torch.compile guards on no thread-local
+_blocks: list[tuple[object, str]] = []  # those that are entered and not left, in any thread
+_entering = threading.Lock()
+_thread = threading.local()  # .forced: the names that this thread forces, the innermost last
 _operators: dict[str, dict[str, Callable]] = {}
 compounds: set[str] = set()
 """The operators that are made of others and have no kernels of their own."""
 _on_torch: set[str] = set()
+_plain: dict[str, Callable] = {}
 _warned: set[str] = set()
 
 
@@ -71,16 +76,29 @@ def cuda_is_torch(op: str) -> bool:
     return op in _on_torch
 
 
-def register_compound(op: str, run: Callable, *parts: str) -> None:
-    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have."""
+def register_compound(op: str, run: Callable, *parts: str, **own: Callable) -> None:
+    """Declare operator `op`, whose `run` calls operators `parts`: it has the backends that all of these have.
+
+    `own` are backends with a callable that does it another way.
+    """
     compounds.add(op)
     common = set.intersection(*(set(_operators[part]) for part in parts)) - {"reference"}
-    register(op, reference=run, **{name: functools.partial(run) for name in common})
+    register(op, reference=run, **{name: functools.partial(run) for name in common} | own)
 
 
 def operators() -> dict[str, tuple[str, ...]]:
     """Each operator and the backends it has kernels for."""
     return {op: tuple(kernels) for op, kernels in sorted(_operators.items())}
+
+
+def register_plain(name: str, run: Callable) -> None:
+    """Declare what the dispatcher's operator `name` is in plain PyTorch, where it is not the reference of that name."""
+    _plain[name] = run
+
+
+def plain() -> dict[str, Callable]:
+    """The dispatcher's forward operators in plain PyTorch, each a callable of the same arguments."""
+    return {op: kernels["reference"] for op, kernels in _operators.items() if op not in compounds} | _plain
 
 
 def home(op: str) -> str:
@@ -107,7 +125,14 @@ def plain_call(name: str) -> Callable:
 
 def plain_calls() -> bool:
     """Whether the short ways may run: no other backend is forced, and torch.compile is not looking."""
-    return (_forced is None or _forced == "cpu") and not torch.compiler.is_compiling()
+    return _forced_here() in (None, "cpu") and not torch.compiler.is_compiling()
+
+
+def _forced_here() -> str | None:
+    """What this thread forces, else what another does."""
+    if _forced is None or torch.compiler.is_compiling():
+        return _forced
+    return (getattr(_thread, "forced", None) or [_forced])[-1]
 
 
 def _not_plain(*args):
@@ -155,17 +180,26 @@ def pick(op: str, x: torch.Tensor) -> Callable:
     return run
 
 
+def namespace(op: str, x: torch.Tensor) -> str | None:
+    """The namespace of torch.ops that holds the kernels of `op` for `x`, None for the reference."""
+    run, kernels = _pick(op, x), _operators[op]
+    if run is kernels["reference"]:
+        return None
+    return "gankernels" if run is kernels.get("triton") else "gankernels_native"
+
+
 def runs_on_cpu_kernels(op: str, x: torch.Tensor) -> bool:
     """Whether `op` on `x` is the compiled CPU kernel: what is made of operators may then call its helpers."""
     return x.device.type == "cpu" and _pick(op, x) is _operators[op].get("cpu")
 
 
 def _pick(op: str, x: torch.Tensor) -> Callable:
-    if _forced is not None:
-        reason = why_not(_forced, x.device.type, op)
+    forced = _forced_here()
+    if forced is not None:
+        reason = why_not(forced, x.device.type, op)
         if reason:
-            raise RuntimeError(f"{op}: backend {_forced!r} is forced but cannot run: {reason}")
-        return _operators[op][_forced]
+            raise RuntimeError(f"{op}: backend {forced!r} is forced but cannot run: {reason}")
+        return _operators[op][forced]
     refused = ""
     for name in ORDER.get(x.device.type, ("reference",)):
         reason = why_not(name, x.device.type, op)
@@ -179,8 +213,9 @@ def _pick(op: str, x: torch.Tensor) -> Callable:
 
 def preferred(device: torch.device | str) -> str:
     """The backend that operators on tensors of `device` take if they have a kernel for it: forced, or first usable."""
-    if _forced is not None:
-        return _forced
+    forced = _forced_here()
+    if forced is not None:
+        return forced
     order = ORDER.get(torch.device(device).type, ("reference",))
     return next(name for name in order if why_not(name, device) is None)
 
@@ -198,18 +233,34 @@ def _warn_reference(op: str, refused: str) -> None:
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Force one backend ("reference", "cpu", "cuda" or "triton") inside the block, for the whole process.
+    """Force one backend ("reference", "cpu", "cuda" or "triton") inside the block.
 
-    An operator that cannot use it raises RuntimeError with the reason; nothing falls back. A graph recorded inside
-    keeps its backend when backward runs outside.
+    For this thread, and for threads that force none themselves. Two threads may force two at once; code compiled by
+    torch.compile then follows the block entered last. An operator that cannot use the backend raises RuntimeError with
+    the reason; nothing falls back. A graph recorded inside keeps its backend when backward runs outside.
 
     Raises: ValueError for an unknown name.
     """
     global _forced
     if name not in NAMES:
         raise ValueError(f"backend: unknown name {name!r}, expected one of {', '.join(NAMES)}")
-    previous, _forced = _forced, name
+    if torch.compiler.is_compiling():
+        previous, _forced = _forced, name
+        try:
+            yield
+        finally:
+            _forced = previous
+        return
+    block = object(), name
+    mine = _thread.__dict__.setdefault("forced", [])
+    with _entering:
+        _blocks.append(block)
+        _forced = name
+    mine.append(name)
     try:
         yield
     finally:
-        _forced = previous
+        mine.pop()
+        with _entering:
+            _blocks.remove(block)
+            _forced = _blocks[-1][1] if _blocks else None

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gankernels.errors import ConfigError, InputError, TrainingDiverged, need
-from gankernels.training import PRESETS, Result, TrainConfig, load_generator, make_progress, train
+from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, load_generator, make_progress, train
 from gankernels.training.checkpoint import find
 from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
 from gankernels.training.networks import read
+from gankernels.training.presets import PresetName
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -26,7 +27,7 @@ class Train:
     """Train a GAN; leaves samples, curves, metrics and checkpoints in a folder."""
 
     config: TrainConfig
-    preset: Literal["demo", "dcgan"] | None = None
+    preset: PresetName | None = None
     """Start from a named configuration; the options given beside it win."""
     resume: Path | None = None
     """Go on from a checkpoint, or from the newest one of a run's folder."""
@@ -66,6 +67,10 @@ class Generate:
     """arithmetic: half-width of the uniform noise around the centre."""
     average: bool = True
     """Use the moving average of the generator's weights."""
+    truncation: float = 1.0
+    """Truncation psi (stylegan*): how far from the mean latent (0) to their own (1) the images are."""
+    truncation_cutoff: int | None = None
+    """Truncate the first, coarse styles only; all unless given."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes cuda where there is one."""
 
@@ -75,7 +80,12 @@ class Generate:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         file = find(self.checkpoint)
         device = TrainConfig(device=self.device).torch_device()
-        generator, _ = load_generator(file, device, average=self.average)
+        generator, config = load_generator(file, device, average=self.average)
+        if self.truncation != 1:
+            try:
+                generator.truncate(self.truncation, self.truncation_cutoff)
+            except ValueError as error:
+                raise ConfigError(f"truncation is {self.truncation}, and model {config.model}: {error}") from error
         out = file.parent.parent / "generated" if self.out is None else self.out
         if self.what == "images":
             path = write_images(generator, out, self.seed, self.count)
@@ -212,16 +222,17 @@ def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor 
 
 
 def _starting_config(arguments: list[str]) -> TrainConfig:
-    """The defaults of `train`'s options: those of the preset or of the checkpoint that the arguments name."""
+    """The defaults of `train`'s options: those of the preset, the model or the checkpoint that the arguments name."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--preset")
+    early.add_argument("--model")
     early.add_argument("--resume", type=Path)
     try:
         given, _ = early.parse_known_args(arguments[1:])
     except argparse.ArgumentError:  # an option without its value: the parser proper says so
         return TrainConfig()
     if given.resume is None:
-        return PRESETS.get(given.preset, TrainConfig())
+        return PRESETS.get(given.preset, RECIPES.get(given.model, TrainConfig()))
     if given.preset is not None:
         raise ConfigError("--preset and --resume exclude each other: a resumed run keeps its configuration")
     file, _, stored = read(given.resume)

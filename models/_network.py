@@ -1,6 +1,7 @@
 """What every generator and discriminator here has in common: its configuration, its latents, its checks."""
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +9,9 @@ from torch import Tensor
 from gankernels.nn import Linearization, linearize, linearized
 
 LATENTS = ("normal", "uniform")
+
+Resolution = int | Sequence[int]
+"""Side of a square image, or [H, W]."""
 
 
 class Network(torch.nn.Module):
@@ -27,13 +31,14 @@ class Network(torch.nn.Module):
 
 
 class Generator(Network):
-    """Base of the generators: latents of `z_dim` numbers to images [N, channels, resolution, resolution] in [-1, 1]."""
+    """Base of the generators: latents of `z_dim` numbers to images [N, channels, *size] in [-1, 1]."""
 
-    def __init__(self, resolution: int, channels: int, z_dim: int, latent: str) -> None:
+    def __init__(self, resolution: Resolution, channels: int, z_dim: int, latent: str) -> None:
         super().__init__()
         if latent not in LATENTS:
             raise ValueError(f"{type(self).__name__}: latent {latent!r}, expected one of {', '.join(LATENTS)}")
-        _check_positive(self, resolution=resolution, channels=channels, z_dim=z_dim)
+        _check_positive(self, channels=channels, z_dim=z_dim)
+        self.size = _checked_size(self, resolution)
         self.resolution, self.channels, self.z_dim, self.latent = resolution, channels, z_dim, latent
 
     def sample_z(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -47,6 +52,27 @@ class Generator(Network):
         z = draw(n, self.z_dim, generator=generator, device=where, dtype=home.dtype).to(home.device)
         return z if self.latent == "normal" else z * 2 - 1
 
+    truncation: tuple[float, int | None] = (1.0, None)
+
+    def truncate(self, psi: float, cutoff: int | None = None) -> None:
+        """From now on `display` truncates; see the mapping network. Raises: ValueError for a network without one."""
+        if not hasattr(self, "mapping"):
+            raise ValueError(f"{type(self).__module__}: there is no mapping network, so truncation has no meaning")
+        self.truncation = (psi, cutoff)
+
+    def display(self, z: Tensor) -> Tensor:
+        """Images [N, channels, *size] as they are looked at: the same for the same latents.
+
+        Noise is constant, latents are truncated as `truncate` said, and what has not grown yet is enlarged.
+        """
+        options = {}
+        if "noise_mode" in inspect.signature(self.forward).parameters:
+            options["noise_mode"] = "const"
+        if hasattr(self, "mapping"):
+            options["truncation_psi"], options["truncation_cutoff"] = self.truncation
+        images = self(z, **options)
+        return images if images.shape[2:] == self.size else torch.nn.functional.interpolate(images, size=self.size)
+
     def flat(self, z: Tensor) -> Tensor:
         """`z` as [N, z_dim]; raises ValueError unless it is that or [N, z_dim, 1, 1]."""
         if z.shape[1:] not in ((self.z_dim,), (self.z_dim, 1, 1)):
@@ -58,19 +84,20 @@ class Generator(Network):
 
 
 class Discriminator(Network):
-    """Base of the discriminators: images [N, channels, resolution, resolution] to logits [N], high for real."""
+    """Base of the discriminators: images [N, channels, *size] to logits [N] or [N, 1], high for real."""
 
-    def __init__(self, resolution: int, channels: int) -> None:
+    def __init__(self, resolution: Resolution, channels: int) -> None:
         super().__init__()
-        _check_positive(self, resolution=resolution, channels=channels)
+        _check_positive(self, channels=channels)
+        self.size = _checked_size(self, resolution)
         self.resolution, self.channels = resolution, channels
 
     def checked(self, images: Tensor) -> Tensor:
         """`images`; raises ValueError if their shape is not this network's."""
-        if images.ndim != 4 or images.shape[1:] != (self.channels, self.resolution, self.resolution):
+        if images.ndim != 4 or images.shape[1:] != (self.channels, *self.size):
             raise ValueError(
                 f"{type(self).__name__}: images have shape {list(images.shape)}, expected "
-                f"[N, {self.channels}, {self.resolution}, {self.resolution}]"
+                f"[N, {self.channels}, {self.size[0]}, {self.size[1]}]"
             )
         return images
 
@@ -80,6 +107,107 @@ def linearize_logits(net: Discriminator, images: Tensor) -> tuple[Tensor, Linear
     y, derivative = linearize(net.main, net.checked(images))
     logits = y.flatten()
     return logits, linearized.chain(derivative, linearized.reshaped(y, logits))
+
+
+def levels(net: Network, resolution: Resolution) -> dict[int, tuple[int, int]]:
+    """{r: (H, W)} of a network that doubles its image from r = 4: r is the shorter side, so square images are r x r.
+
+    A non-square image is an extension: the longer side is any multiple of a quarter of the shorter one, and the network
+    starts from 4 x 4, 4 x 5, 4 x 6, ... Raises: ValueError for any other size, and a shorter side that is no power of
+    two from 8.
+    """
+    height, width = _checked_size(net, resolution)
+    short, long = min(height, width), max(height, width)
+    if short < 8 or short & (short - 1) or long % (short // 4):
+        raise ValueError(
+            f"{type(net).__name__}: resolution {resolution}, expected a power of two from 8, or [H, W] whose shorter "
+            "side is one and whose longer side is a multiple of a quarter of it"
+        )
+    return {1 << k: (height * (1 << k) // short, width * (1 << k) // short) for k in range(2, short.bit_length())}
+
+
+def channels(net: Network, sizes: dict[int, tuple[int, int]], base: int, most: int) -> dict[int, int]:
+    """Channels at each resolution r: ``min(base // r, most)``. Raises: ValueError where that leaves none."""
+    if most < 1 or base < max(sizes):
+        raise ValueError(
+            f"{type(net).__name__}: channel_base {base}, channel_max {most} leave a resolution without channels, "
+            f"expected at least {max(sizes)} and 1"
+        )
+    return {r: min(base // r, most) for r in sizes}
+
+
+def converted(precision, x: Tensor | None, to_x: Linearization | None, full: torch.dtype):
+    """`x` as a block takes it, and its derivative in the images, of which `to_x` is that of x."""
+    if x is None:
+        return None, None
+    y = precision(x, full, False)
+    return y, linearized.chain(to_x, linearized.cast(x, y))
+
+
+def halved(image: Tensor, f: Tensor) -> tuple[Tensor, Linearization]:
+    """``ops.downsample2d(image, f)`` and its derivative."""
+    taps = f.shape[-1]
+    before, after = (taps - 1) // 2, (taps - 2) // 2
+    return linearized.upfirdn2d(image, f, down=2, padding=[before, after, before, after])
+
+
+def linearize_tail(block: torch.nn.Module, x: Tensor) -> tuple[Tensor, Linearization]:
+    """The rule of ``out(fc(conv(mbstd(x)).flatten(1)))``."""
+    y, deviation = linearize(block.mbstd, x)
+    y, conv = linearize(block.conv, y)
+    flat = y.flatten(1)
+    z, fc = linearize(block.fc, flat)
+    z, out = linearize(block.out, z)
+    return z, linearized.chain(deviation, conv, linearized.reshaped(y, flat), fc, out)
+
+
+class Growing:
+    """Of networks that grow: how far a call that does not say so has grown. Not part of config or state dict.
+
+    A class above the network's own: ``class Generator(Growing, base.Generator)``.
+    """
+
+    sizes: dict[int, tuple[int, int]]
+    grown: tuple[int | None, float] = (None, 1.0)
+
+    def grow(self, resolution: int | None, alpha: float = 1.0) -> None:
+        """From now on calls run as with this resolution and alpha; None for all of it. Raises: ValueError."""
+        stages(self, self.sizes, resolution, alpha)
+        self.grown = (resolution, alpha)
+
+    def stage(self, resolution: int | None, alpha: float | None) -> tuple[int | None, float]:
+        """What a call with these arguments takes."""
+        if resolution is None:
+            resolution = self.grown[0]
+        return resolution, self.grown[1] if alpha is None else alpha
+
+
+def stages(net: torch.nn.Module, sizes: dict[int, tuple[int, int]], resolution: int | None, alpha: float) -> list[int]:
+    """Resolutions, lowest first, of a network that has grown to `resolution`. Raises: ValueError, for alpha too."""
+    if resolution is not None and resolution not in sizes:
+        raise ValueError(
+            f"{type(net).__name__}: resolution {resolution}, expected one of {', '.join(map(str, sizes))} or None"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"{type(net).__name__}: alpha {alpha}, expected 0 to 1")
+    return [r for r in sizes if resolution is None or r <= resolution]
+
+
+def labels(net: torch.nn.Module, c: Tensor | None, c_dim: int, n: int, needed: bool = True) -> Tensor | None:
+    """`c`, or None for a network without. Raises: ValueError for labels of another shape, missing, or not taken."""
+    if c is None and (c_dim == 0 or not needed):
+        return None
+    if c is None or c.ndim != 2 or c.shape[1] != c_dim or c.shape[0] != n:
+        got = "None" if c is None else f"of shape {list(c.shape)}"
+        raise ValueError(f"{type(net).__name__}: c is {got}, expected [{n}, {c_dim}]" + (", or None" * (c_dim == 0)))
+    return c if c_dim else None
+
+
+def _checked_size(net: Network, resolution: Resolution) -> tuple[int, int]:
+    size = [resolution, resolution] if isinstance(resolution, int) else list(resolution)
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+        raise ValueError(f"{type(net).__name__}: resolution {resolution}, expected 1 or more, or [H, W] of such")
+    return size[0], size[1]
 
 
 def _check_positive(net: Network, **sizes: int) -> None:

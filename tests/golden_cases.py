@@ -123,9 +123,9 @@ def _cases():
 CASES = {name: (f, tensors) for name, f, tensors in _cases()}
 
 
-def numbers(name: str) -> dict[str, np.ndarray]:
-    """Result and derivatives of a case on the backend in force."""
-    f, tensors = CASES[name]
+def numbers(name: str, case: tuple | None = None) -> dict[str, np.ndarray]:
+    """Result and derivatives of a case, or of another function in its place, on the backend in force."""
+    f, tensors = CASES[name] if case is None else case
     leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
     y = f(**leaves)
     gy = _draw(*y.shape, seed=99).requires_grad_()
@@ -135,6 +135,16 @@ def numbers(name: str) -> dict[str, np.ndarray]:
     found = {"y": y, **{f"grad.{k}": g for k, g in zip(leaves, first, strict=True)}}
     found |= {f"gradgrad.{k}": g for k, g in zip([*leaves, "gy"], second, strict=True)}
     return {f"{name}/{k}": v.detach().numpy() for k, v in found.items()}
+
+
+def check_kept(name: str, case: tuple | None = None) -> None:
+    """Fails where `numbers` are not the kept ones."""
+    kept = np.load(FILE)
+    found = numbers(name, case)
+    assert set(found) == {k for k in kept.files if k.startswith(f"{name}/")}
+    for key, value in found.items():
+        scale = max(np.abs(kept[key]).max(), 1)
+        np.testing.assert_allclose(value, kept[key], rtol=1e-9, atol=1e-9 * scale, err_msg=key)
 
 
 def main() -> None:

@@ -14,10 +14,7 @@ def sample(shape, bias=True, dim=1, scale=2.0, **kwargs):
     x = x + 0.05 * x.sign()  # off the kinks, where finite differences mean nothing
     tensors = {"x": x}
     if bias:
-        # Another for each channel, which shows a wrong index, where the activation itself rounds nothing.
-        exact = kwargs.get("act") in ("linear", "relu", "lrelu")
-        each = torch.linspace(-0.03, 0.04, shape[dim], dtype=torch.float64)
-        tensors["bias"] = each if exact else torch.full_like(each, 0.01)
+        tensors["bias"] = torch.linspace(-0.03, 0.04, shape[dim], dtype=torch.float64)  # a wrong index shows
     return Sample(tensors, {"dim": dim, **kwargs})
 
 
@@ -38,8 +35,8 @@ class TestBiasAct(OpTests):
         yield sample((2, 3, 2, 2, 2), act="softplus", bias=False)
         yield sample((1, 2, 11, 13), act="linear", clamp=0.7)
         yield sample((1, 2, 3, 3), act="linear", gain=2.0)
-        for act in ACTIVATIONS:
-            yield sample((1, 2, 3, 5), act=act, scale=1.0)
+        for act in ACTIVATIONS:  # several channels: the bound of a bias's gradient hangs on the luck of their sums
+            yield sample((1, 6, 3, 5), act=act, scale=1.0)
 
     def bad(self):
         x = torch.randn(2, 3, 4, 4)

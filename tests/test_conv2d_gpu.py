@@ -95,6 +95,35 @@ def test_16_bit_before_tensor_cores():
     assert not sum(launch.counters["mma_flops"] for launch in log.launches)
 
 
+@pytest.mark.parametrize("layout", [LAST, PLAIN], ids=["NHWC", "NCHW"])
+@pytest.mark.parametrize("f", [conv2d, conv_transpose2d], ids=lambda f: f.__name__)
+def test_16_bit_products_are_summed_in_float32(f, layout):
+    """Thousands come and go on the way to a sum of a few: float16 would lose what remains."""
+    large, small = torch.randn(2, 32, 6, 6), torch.randn(2, 32, 6, 6)
+    w_large, w_small = torch.randn(32, 24, 3, 3), torch.randn(32, 24, 3, 3)
+    x = torch.cat([50 * large, small, -50 * large], 1).half().contiguous(memory_format=layout)
+    w = torch.cat([50 * w_large, w_small, 50 * w_large], 0).half()
+    if f is conv2d:
+        w = w.transpose(0, 1)
+    w = w.contiguous(memory_format=layout)
+    g = torch.randn(3, 24, 6, 6)
+    g = torch.stack([50 * g[0], g[1], 50 * g[0]]).half().contiguous(memory_format=layout)
+    images = torch.stack([x[0], x[1] / 32, -x[0]]).contiguous(memory_format=layout)
+
+    def results(to):
+        leaf = w.to(to, copy=True).requires_grad_()
+        of_weight = torch.autograd.grad(f(images.to(to), leaf, padding=1), leaf, g.to(to))[0]
+        return f(x.to(to), leaf.detach(), padding=1), of_weight
+
+    with gankernels.backend("reference"):
+        theirs, truth = results(torch.float16), results(torch.float64)
+    with emulated("triton", 80):
+        ours = results(torch.float16)
+    for name, a, r, t in zip(("value", "weight"), ours, theirs, truth, strict=True):
+        assert t.abs().max() < 2000
+        assert_as_true_as_reference(a, r, t, f"{name} of {f.__name__}")
+
+
 @contextmanager
 def precision(convolutions, matrices):
     switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)

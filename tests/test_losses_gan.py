@@ -3,7 +3,7 @@ from math import exp, log1p
 import pytest
 import torch
 
-from gankernels.losses import objective
+from gankernels.losses import OBJECTIVES, objective
 
 REAL, FAKE = [2.0, -1.0, 0.5], [-0.5, 3.0]
 
@@ -23,8 +23,17 @@ EXPECTED = {  # name: (discriminator's loss, generator's loss)
     "gan-ns": (LOGISTIC, mean(softplus(-f) for f in FAKE)),
     "lsgan": (mean([1.0, 4.0, 0.25]) + mean([0.25, 9.0]), mean([2.25, 4.0])),
     "wgan": (1.25 - 0.5, -1.25),
+    "wgan-gp": (1.25 - 0.5, -1.25),
+    "dragan": (LOGISTIC, mean(softplus(-f) for f in FAKE)),
+    "cgan": (LOGISTIC, mean(softplus(-f) for f in FAKE)),
+    "infogan": (LOGISTIC, mean(softplus(-f) for f in FAKE)),
+    "acgan": (LOGISTIC, mean(softplus(-f) for f in FAKE)),
     "hinge": (mean([0.0, 2.0, 0.5]) + mean([0.5, 4.0]), -1.25),
 }
+
+
+def test_no_objective_of_logits_is_left_out():
+    assert set(EXPECTED) == {name for name, game in OBJECTIVES.items() if not game.error}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -133,7 +133,13 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
     assert not [n for n in names if n.endswith((".cpp", ".cu")) or "/_csrc/cpu/" in n]
     carried = {n.rpartition("/")[2] for n in names if n.startswith("gankernels/_tests/")}
     operators = {p.name for p in (ROOT / "gankernels" / "ops").glob("[!_]*.py") if not p.stem.endswith("_op")}
-    assert carried == {"conftest.py", "op_tests.py", *(f"test_{name}" for name in operators)}
+    assert carried == {
+        "conftest.py",
+        "export_tests.py",
+        "op_samples.py",
+        "op_tests.py",
+        *(f"test_{name}" for name in operators),
+    }
     assert "gankernels/_benchmarks/bench_tools.py" in names
     others = [n for n in names if not n.startswith("gankernels/_tests/")]
     assert not [n for n in others if "test" in pathlib.PurePath(n).name.split(".")[0].split("_")]

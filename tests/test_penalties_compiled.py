@@ -23,8 +23,15 @@ from gankernels.nn import (
     BiasAct,
     Conv2d,
     ConvTranspose2d,
+    EqualizedConv2d,
+    EqualizedLinear,
     Linear,
     Maxout,
+    MinibatchStdDev,
+    SelfAttention,
+    linearize,
+    linearized,
+    register_linearization,
 )
 
 backend = pytest.fixture(params=_backend.NAMES)(usable)
@@ -43,6 +50,37 @@ def smooth():
     layers = [Conv2d(3, 6, 3, 2, 1), BiasAct("swish", num_features=6), ConvTranspose2d(6, 4, 3, 2, 1, 1)]
     layers += [BatchNormAct2d(4, act="tanh"), Conv2d(4, 4, 3, padding="same"), Maxout(2), nn.Dropout(0.3)]
     return nn.Sequential(*layers, nn.Flatten(), Linear(512, 5, act="softplus"), Linear(5, 1))
+
+
+class Residual(nn.Module):
+    """StyleGAN2's block: two convolutions, the second at half the resolution, beside a 1x1 one."""
+
+    def __init__(self, i, o):
+        super().__init__()
+        self.skip = EqualizedConv2d(i, o, 1, down=2, bias=False, gain=0.5**0.5)
+        inner = EqualizedConv2d(i, o, 3, down=2, act="lrelu", gain=1.0, clamp=256.0)
+        self.inner = nn.Sequential(EqualizedConv2d(i, i, 3, act="lrelu", clamp=256.0), inner)
+
+    def forward(self, x):
+        return self.skip(x) + self.inner(x)
+
+
+@register_linearization(Residual)
+def _residual(m, x):
+    y, skip = linearize(m.skip, x)
+    z, inner = linearize(m.inner, x)
+    return y + z, linearized.total(skip, inner)
+
+
+def stylegan2():
+    """Its discriminator, of this library's layers, with an attention between."""
+    layers = [EqualizedConv2d(3, 8, 1, down=2, act="lrelu"), SelfAttention(8, pool=True), Residual(8, 8)]
+    layers += [MinibatchStdDev(2), EqualizedConv2d(9, 8, 3, act="lrelu"), nn.Flatten()]
+    return nn.Sequential(*layers, EqualizedLinear(128, 8, act="lrelu"), EqualizedLinear(8, 1))
+
+
+def test_a_stylegan2_discriminator(backend):
+    compiled_equals_eager(stylegan2, PENALTIES["r1"], "aot_eager")
 
 
 @pytest.mark.parametrize("name", PENALTIES)

@@ -28,12 +28,12 @@ class TestPixelNorm(OpTests):
         yield sample((2, 3, 4, 5), last=True, dim=0)
         yield sample((2, 1, 1, 1), eps=1.0)
         yield sample((2, 3, 2, 2, 3))
-        yield sample((2, 0, 2, 3))
 
     def bad(self):
         x = torch.randn(2, 3, 4, 4)
         yield {"x": x.int()}, "x has dtype torch.int32"
         yield {"x": [1.0]}, "x is list"
+        yield {"x": x[:, :0]}, r"x has shape \[2, 0, 4, 4\], expected 1 channel or more"
         yield {"x": x, "dim": 4}, "dim is 4, expected a dimension of x, which has 4"
         yield {"x": x, "dim": -5}, "dim is -5"
         yield {"x": x, "dim": 1.0}, "dim is 1.0"

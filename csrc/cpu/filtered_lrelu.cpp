@@ -1,20 +1,12 @@
 // filtered_lrelu on the CPU: a few rows of the upsampled image stay in cache, are activated there and summed into rows
 // of the output. The linear pass, its derivative of any order, is the same with the signs read.
-#include "filtered_lrelu.h"
-
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
-
-#include <cmath>
-#include <optional>
 
 #include "cpu/fir_filter.h"
 #include "cpu/huge_pages.h"
+#include "filtered_lrelu_op.h"
 
 namespace gk {
-
-enum class Signs { none, write, read };
 
 template <class A>
 struct Slopes {
@@ -97,36 +89,6 @@ namespace gk {
 namespace {
 
 using at::Tensor;
-using std::optional;
-
-constexpr const char* kOp = "filtered_lrelu";
-
-struct Filter {
-  const Tensor& f;
-  const optional<Tensor>& fy;
-  at::IntArrayRef up, down, padding;
-  double gain;
-};
-
-// {x, y} axes of a resampling of `size`, [H, W].
-std::vector<FirLine> lines(at::IntArrayRef size, const Filter& f) {
-  TORCH_CHECK(f.f.dim() > 0 && f.up.size() == 2 && f.down.size() == 2 && f.padding.size() == 4, kOp,
-              ": expected a filter, factors [x, y] and padding [x0, x1, y0, y1]");
-  const auto axis = [&](int i, int64_t taps) {
-    return FirLine(fir_axis(kOp, size[1 - i], taps, f.up[i], f.down[i], f.padding[2 * i], f.padding[2 * i + 1]));
-  };
-  return {axis(0, f.f.size(-1)), axis(1, f.fy.value_or(f.f).size(0))};
-}
-
-struct Results {
-  Tensor y, signs, sums;
-};
-
-struct Request {
-  Signs signs;
-  bool channels_last, want_y, want_sums;
-  double gain, slope, bound;
-};
 
 // Channels that are done at a time. Forward and its linear passes must agree on it: the signs are packed accordingly.
 int64_t block_of(const Tensor& x, bool channels_last, int64_t wide, int64_t widest) {
@@ -157,31 +119,12 @@ void run(const FilteredJob<T, A>& job) {
       });
 }
 
-Results pass(const Tensor& x, const optional<Tensor>& bias, const optional<Tensor>& signs, const Filter& up,
-             const Filter& down, bool flip, const Request& r) {
-  TORCH_CHECK(x.dim() == 4 && x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, kOp, ": x has shape ", x.sizes(),
-              ", expected [N, C, H, W] with C, H and W at least 1");
-  TORCH_CHECK(!bias.has_value() || (bias->scalar_type() == x.scalar_type() && bias->device() == x.device() &&
-                                    bias->dim() == 1 && bias->size(0) == x.size(1)),
-              kOp, ": bias does not match x ", x.sizes(), " of ", x.scalar_type(), ", expected [", x.size(1), "]");
-  const FirFilter fu = read_filter(x, up.f, up.fy, flip, kOp), fd = read_filter(x, down.f, down.fy, flip, kOp);
-  const auto u = lines({x.size(2), x.size(3)}, up);
-  const auto d = lines({u[1].out, u[0].out}, down);
-  const std::vector<int64_t> kept{x.size(0), x.size(1), u[1].out, sign_bytes(u[0].out)};
-  const auto bytes = x.options().dtype(at::kByte);
-  Results out{at::empty({0}, x.options()), at::empty({0}, bytes),
-              at::empty({r.want_sums ? x.size(1) : 0}, x.options())};
-  if (r.want_y)
-    out.y = at::empty(
-        {x.size(0), x.size(1), d[1].out, d[0].out},
-        x.options().memory_format(r.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
-  if (r.signs == Signs::write) out.signs = at::empty(kept, bytes);
-  if (r.signs == Signs::read) {
-    TORCH_CHECK(
-        signs->sizes() == at::IntArrayRef(kept) && signs->scalar_type() == at::kByte && signs->device() == x.device(),
-        kOp, ": signs of ", signs->scalar_type(), " have shape ", signs->sizes(), ", expected uint8 ", kept);
-    out.signs = signs->contiguous();
-  }
+FilteredResults pass(const FilteredPass& r) {
+  const Tensor& x = r.x;
+  FilteredResults out = check_filtered(r);
+  const FirFilter fu = read_filter(x, r.up.f, r.up.fy, r.flip, kFilteredOp),
+                  fd = read_filter(x, r.down.f, r.down.fy, r.flip, kFilteredOp);
+  const std::vector<FirAxis>&u = out.up, &d = out.down;
   prefer_huge_pages(out.y);
   const FirView view(x, block_of(x, r.channels_last, u[0].out, std::max(u[0].in, d[0].out)));
   std::vector<double> sums(r.want_sums ? view.planes * d[1].out * view.block : 0, 0.0);
@@ -191,8 +134,8 @@ Results pass(const Tensor& x, const optional<Tensor>& bias, const optional<Tenso
         using T = decltype(t);
         using A = decltype(a);
         std::vector<A> added;
-        if (bias.has_value()) {
-          const Tensor b = bias->contiguous();
+        if (r.bias.has_value()) {
+          const Tensor b = r.bias->contiguous();
           added.assign(b.const_data_ptr<T>(), b.const_data_ptr<T>() + b.numel());
         }
         if (x.numel() > 0)
@@ -200,10 +143,10 @@ Results pass(const Tensor& x, const optional<Tensor>& bias, const optional<Tenso
                                 r.want_y ? out.y.mutable_data_ptr<T>() : nullptr,
                                 Strides(x),
                                 Strides(r.want_y ? out.y : x),
-                                FirStage<A>(u[0], u[1], fu, up.gain),
-                                FirStage<A>(d[0], d[1], fd, down.gain),
+                                FirStage<A>(FirLine(u[0]), FirLine(u[1]), fu, r.up.gain),
+                                FirStage<A>(FirLine(d[0]), FirLine(d[1]), fd, r.down.gain),
                                 view,
-                                bias.has_value() ? added.data() : nullptr,
+                                r.bias.has_value() ? added.data() : nullptr,
                                 {A(r.gain), A(r.gain * r.slope), A(r.bound)},
                                 r.signs,
                                 const_cast<uint8_t*>(out.signs.const_data_ptr<uint8_t>()),
@@ -216,53 +159,12 @@ Results pass(const Tensor& x, const optional<Tensor>& bias, const optional<Tenso
             for (int64_t c = 0; c < view.width(plane); ++c) totals[view.channel(plane) + c] += sum[c];
         std::copy(totals.begin(), totals.end(), out.sums.mutable_data_ptr<T>());
       },
-      kOp);
+      kFilteredOp);
   return out;
-}
-
-Results forward(const Tensor& x, const optional<Tensor>& bias, const Tensor& fu, const optional<Tensor>& fuy,
-                const Tensor& fd, const optional<Tensor>& fdy, at::IntArrayRef up, at::IntArrayRef down,
-                at::IntArrayRef padding, bool flip, double gain, double slope, double clamp, Signs signs) {
-  constexpr int64_t one[2] = {1, 1}, none[4] = {0, 0, 0, 0};
-  TORCH_CHECK(up.size() == 2, kOp, ": up is ", up, ", expected [x, y]");
-  const bool last = x.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  return pass(x, bias, {}, {fu, fuy, up, one, padding, double(up[0] * up[1])}, {fd, fdy, one, down, none, 1}, flip,
-              {signs, last, true, false, gain, slope, clamp < 0 ? INFINITY : clamp});
-}
-
-Tensor filtered_lrelu(const Tensor& x, const optional<Tensor>& bias, const Tensor& fu, const optional<Tensor>& fuy,
-                      const Tensor& fd, const optional<Tensor>& fdy, at::IntArrayRef up, at::IntArrayRef down,
-                      at::IntArrayRef padding, bool flip, double gain, double slope, double clamp) {
-  return forward(x, bias, fu, fuy, fd, fdy, up, down, padding, flip, gain, slope, clamp, Signs::none).y;
-}
-
-std::tuple<Tensor, Tensor> filtered_lrelu_signs(const Tensor& x, const optional<Tensor>& bias, const Tensor& fu,
-                                                const optional<Tensor>& fuy, const Tensor& fd,
-                                                const optional<Tensor>& fdy, at::IntArrayRef up, at::IntArrayRef down,
-                                                at::IntArrayRef padding, bool flip, double gain, double slope,
-                                                double clamp) {
-  const Results r = forward(x, bias, fu, fuy, fd, fdy, up, down, padding, flip, gain, slope, clamp, Signs::write);
-  return {r.y, r.signs};
-}
-
-std::tuple<Tensor, Tensor> filtered_lrelu_linear(const Tensor& x, const optional<Tensor>& bias, const Tensor& signs,
-                                                 const Tensor& fu, const optional<Tensor>& fuy, const Tensor& fd,
-                                                 const optional<Tensor>& fdy, at::IntArrayRef up, at::IntArrayRef down,
-                                                 at::IntArrayRef pad_up, at::IntArrayRef pad_down, bool flip,
-                                                 double up_gain, double gain, double slope, bool channels_last,
-                                                 bool want_y, bool want_sums) {
-  constexpr int64_t one[2] = {1, 1};
-  const Results r = pass(x, bias, signs, {fu, fuy, up, one, pad_up, up_gain}, {fd, fdy, one, down, pad_down, 1}, flip,
-                         {Signs::read, channels_last, want_y, want_sums, gain, slope, INFINITY});
-  return {r.y, r.sums};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(gankernels_native, CPU, m) {
-  m.impl("filtered_lrelu", &filtered_lrelu);
-  m.impl("filtered_lrelu_signs", &filtered_lrelu_signs);
-  m.impl("filtered_lrelu_linear", &filtered_lrelu_linear);
-}
+TORCH_LIBRARY_IMPL(gankernels_native, CPU, m) { implement_filtered<pass>(m); }
 
 }  // namespace gk

@@ -13,6 +13,7 @@
 
 #include "cpu/huge_pages.h"
 #include "cpu/modulate_act_run.h"
+#include "modulate_act_op.h"
 
 #define GK_ISA_SPACE gk::modulate
 #define GK_ISA_FILE "cpu/modulate_act_loops.h"
@@ -21,60 +22,15 @@
 namespace gk::modulate {
 namespace {
 
-using at::Tensor;
-using Opt = std::optional<Tensor>;
+Layout layout_of(const Shape& s) {
+  return s.channels_last() ? Layout{s.n(), s.pixels(), s.c(), true} : Layout{s.n(), s.c(), s.pixels(), false};
+}
 
-// The layout that all images of a call are brought into, and what the per-channel and per-pixel numbers must be.
-class Shape {
- public:
-  Shape(const Tensor& like, const char* name) : format_(like.suggest_memory_format()) {
-    TORCH_CHECK_VALUE(like.dim() == 4, "modulate_act: ", name, " has shape ", like.sizes(), ", expected [N, C, H, W]");
-    n_ = like.size(0), c_ = like.size(1), h_ = like.size(2), w_ = like.size(3);
-    sums_ = like.options().dtype(at::toOpMathType(like.scalar_type())).memory_format(at::MemoryFormat::Contiguous);
-    options_ = like.options();
-  }
-  Layout layout() const {
-    const bool last = format_ == at::MemoryFormat::ChannelsLast;
-    return last ? Layout{n_, h_ * w_, c_, true} : Layout{n_, c_, h_ * w_, false};
-  }
-  Tensor image(const Opt& t, const char* name) const {
-    if (!t.has_value()) return {};
-    TORCH_CHECK_VALUE(t->sizes() == at::IntArrayRef({n_, c_, h_, w_}) && t->scalar_type() == options_.dtype(),
-                      "modulate_act: ", name, " is ", t->scalar_type(), " ", t->sizes(), ", expected ",
-                      options_.dtype(), " [", n_, ", ", c_, ", ", h_, ", ", w_, "]");
-    return t->contiguous(format_);
-  }
-  Tensor fresh(bool wanted) const {
-    if (!wanted) return at::empty({0}, options_);
-    Tensor t = at::empty({n_, c_, h_, w_}, options_.memory_format(format_));
-    prefer_huge_pages(t);
-    return t;
-  }
-  Tensor channels(const Opt& t, const char* name, bool each_sample) const {
-    if (!t.has_value()) return {};
-    const bool fits = each_sample ? t->sizes() == at::IntArrayRef({n_, c_}) : t->sizes() == at::IntArrayRef({c_});
-    TORCH_CHECK_VALUE(fits && t->scalar_type() == sums_.dtype(), "modulate_act: ", name, " is ", t->scalar_type(), " ",
-                      t->sizes(), ", expected ", sums_.dtype(), " ", each_sample ? "[N, C]" : "[C]", " of [", n_, ", ",
-                      c_, "]");
-    return t->contiguous();
-  }
-  Tensor pixels(const Opt& t, const char* name) const {
-    if (!t.has_value()) return {};
-    TORCH_CHECK_VALUE(t->dim() == 4 && (t->size(0) == n_ || t->size(0) == 1) && t->size(1) == 1 && t->size(2) == h_ &&
-                          t->size(3) == w_ && t->scalar_type() == sums_.dtype(),
-                      "modulate_act: ", name, " is ", t->scalar_type(), " ", t->sizes(), ", expected ", sums_.dtype(),
-                      " [", n_, " or 1, 1, ", h_, ", ", w_, "]");
-    return t->contiguous();
-  }
-  at::MemoryFormat format() const { return format_; }
-  at::TensorOptions sums() const { return sums_; }
-  int64_t n() const { return n_; }
-
- private:
-  at::MemoryFormat format_;
-  at::TensorOptions options_, sums_;
-  int64_t n_, c_, h_, w_;
-};
+Tensor fresh(const Shape& shape, bool wanted) {
+  const Tensor t = shape.fresh(wanted);
+  if (wanted) prefer_huge_pages(t);
+  return t;
+}
 
 template <class T>
 const T* data(const Tensor& t) {
@@ -138,7 +94,7 @@ bool is_bare(Act act, double clamp) { return act == Act::linear && clamp < 0; }
 
 void run_value(const Tensor& x, const Tensor& y, const Shape& shape, const Opt& scale, const Opt& noise,
                const Opt& bias, c10::string_view act, double alpha, double gain, double clamp) {
-  const Layout l = shape.layout();
+  const Layout l = layout_of(shape);
   const Tensor s = shape.channels(scale, "scale", true), m = shape.pixels(noise, "noise"),
                b = shape.channels(bias, "bias", false);
   const Act a = parse_act(act);
@@ -157,7 +113,7 @@ void run_value(const Tensor& x, const Tensor& y, const Shape& shape, const Opt& 
 Tensor value(const Tensor& x, const Opt& scale, const Opt& noise, const Opt& bias, c10::string_view act, double alpha,
              double gain, double clamp) {
   const Shape shape(x, "x");
-  const Tensor y = shape.fresh(true);
+  const Tensor y = fresh(shape, true);
   run_value(shape.image(x, "x"), y, shape, scale, noise, bias, act, alpha, gain, clamp);
   return y;
 }
@@ -165,8 +121,7 @@ Tensor value(const Tensor& x, const Opt& scale, const Opt& noise, const Opt& bia
 void value_in_place(const Tensor& x, const Opt& scale, const Opt& noise, const Opt& bias, c10::string_view act,
                     double alpha, double gain, double clamp) {
   const Shape shape(x, "x");
-  TORCH_CHECK(x.is_contiguous(shape.format()), "modulate_act_: x has strides ", x.strides(),
-              ", expected a dense tensor");
+  check_dense(x, shape);
   run_value(x, x, shape, scale, noise, bias, act, alpha, gain, clamp);
 }
 
@@ -174,14 +129,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& g, const Opt& 
                                                     const Opt& bias, c10::string_view act, double alpha, double gain,
                                                     double clamp, std::array<bool, 4> wanted) {
   const Shape shape(x.has_value() ? *x : g, "x");
-  const Layout l = shape.layout();
+  const Layout l = layout_of(shape);
   const Act a = parse_act(act);
   const ActParams p = params(alpha, gain, clamp);
   const bool bare = is_bare(a, clamp);
-  TORCH_CHECK(x.has_value() || (bare && !wanted[1]), "modulate_act_backward: x is needed");
+  check_x(x, act, clamp, wanted[1], "modulate_act_backward");
   const Tensor gc = shape.image(g, "g"), xc = shape.image(x, "x"), s = shape.channels(scale, "scale", true),
                m = shape.pixels(noise, "noise"), b = shape.channels(bias, "bias", false);
-  const Tensor gx = shape.fresh(wanted[0]);
+  const Tensor gx = fresh(shape, wanted[0]);
   const Partials sums(l, wanted[1], wanted[2], wanted[3]);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "modulate_act_backward", [&] {
     using C = at::opmath_type<scalar_t>;
@@ -207,16 +162,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> double_backward(const Tensor&
                                                                    double alpha, double gain, double clamp,
                                                                    std::array<bool, 5> wanted) {
   const Shape shape(x.has_value() ? *x : g, "x");
-  const Layout l = shape.layout();
+  const Layout l = layout_of(shape);
   const Act a = parse_act(act);
   const ActParams p = params(alpha, gain, clamp);
   const bool bare = is_bare(a, clamp);
-  TORCH_CHECK(x.has_value() || (bare && !h_scale.has_value()), "modulate_act_double_backward: x is needed");
+  check_x(x, act, clamp, h_scale.has_value(), "modulate_act_double_backward");
   const Tensor gc = shape.image(g, "g"), xc = shape.image(x, "x"), hc = shape.image(h, "h"),
                s = shape.channels(scale, "scale", true), m = shape.pixels(noise, "noise"),
                b = shape.channels(bias, "bias", false), hs = shape.channels(h_scale, "h_scale", true),
                hm = shape.pixels(h_noise, "h_noise"), hb = shape.channels(h_bias, "h_bias", false);
-  const Tensor out_g = shape.fresh(wanted[0]), out_x = shape.fresh(wanted[1]);
+  const Tensor out_g = fresh(shape, wanted[0]), out_x = fresh(shape, wanted[1]);
   const Partials sums(l, wanted[2], wanted[3], wanted[4]);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "modulate_act_double_backward", [&] {
     using C = at::opmath_type<scalar_t>;

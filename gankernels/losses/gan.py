@@ -1,14 +1,17 @@
 """Objectives of the adversarial game: what the discriminator and what the generator minimise.
 
-Logits are high for real. Every loss is a scalar to be minimised, in float32 or better whatever the logits are.
+Logits are high for real; an autoencoding discriminator returns its reconstruction error, low for real. Every loss is a
+scalar to be minimised, in float32 or better whatever the logits are.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from gankernels.losses import energy, penalties
+from gankernels.losses._widen import widen
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Objective:
         discriminator: ``(real_logits, fake_logits) -> loss``; logits of any shape, the loss a scalar.
         generator: ``(fake_logits) -> loss``.
         weight_clip: the discriminator's weights are to be clipped to this after each of its steps, or None.
+        penalty: ``(discriminator, real, fake, c, generator) -> loss``, added to the discriminator's; None for none. Its
+            random numbers come from the `torch.Generator`.
+        labels: "" for none needed; "input": both networks take the class; "head": the discriminator classifies too
+            (ACGAN), or guesses the latent code (InfoGAN), by a loss of `gankernels.losses.classes`.
+        error: the discriminator is an autoencoder and its output a reconstruction error.
 
     Differentiable to any order.
     """
@@ -28,6 +36,9 @@ class Objective:
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     weight_clip: float | None = None
+    penalty: Callable[..., Tensor] | None = None
+    labels: str = ""
+    error: bool = False
 
 
 def objective(name: str) -> Objective:
@@ -38,6 +49,14 @@ def objective(name: str) -> Objective:
     - ``gan-ns``: the same D; G minimises -log D(G(z)) (non-saturating).
     - ``lsgan`` (Mao et al. 2017, arXiv 1611.04076): squared distance to 1 for real, 0 for fake; no factor 1/2.
     - ``wgan`` (Arjovsky et al. 2017, arXiv 1701.07875): difference of the means; weights clipped to +-0.01.
+    - ``wgan-gp`` (Gulrajani et al. 2017, arXiv 1704.00028): wgan with `wgan_gp`, weight 10, in place of clipping.
+    - ``dragan`` (Kodali et al. 2017, arXiv 1705.07215): gan-ns with `dragan`, weight 10.
+    - ``cgan`` (Mirza and Osindero 2014, arXiv 1411.1784): gan-ns of networks that take labels.
+    - ``infogan`` (Chen et al. 2016, arXiv 1606.03657), ``acgan`` (Odena et al. 2016, arXiv 1610.09585): gan-ns; both
+      players add a term of `gankernels.losses.classes`.
+    - ``ebgan`` (Zhao et al. 2016, arXiv 1609.03126): reconstruction errors, margin 10; G may add `pulling_away`.
+    - ``began`` (Berthelot et al. 2017, arXiv 1703.10717): reconstruction errors; D's loss here has k = 1, see `Began`
+      for the controlled one.
     - ``hinge`` (Lim and Ye 2017, arXiv 1705.02894): D minimises max(0, 1 - D(x)) + max(0, 1 + D(G(z))).
 
     Raises: ValueError for an unknown name.
@@ -48,34 +67,52 @@ def objective(name: str) -> Objective:
 
 
 def _logistic(real: Tensor, fake: Tensor) -> Tensor:
-    real, fake = _widen(real), _widen(fake)
+    real, fake = widen(real), widen(fake)
     return softplus(-real).mean() + softplus(fake).mean()
 
 
-def _widen(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _non_saturating(fake: Tensor) -> Tensor:
+    return softplus(-widen(fake)).mean()
+
+
+def _critic(real: Tensor, fake: Tensor) -> Tensor:
+    return widen(fake).mean() - widen(real).mean()
+
+
+def _raise(fake: Tensor) -> Tensor:
+    return -widen(fake).mean()
+
+
+def _wgan_gp(discriminator, real, fake, c, generator) -> Tensor:
+    return penalties.wgan_gp(discriminator, real, fake, c=c, generator=generator)
+
+
+def _dragan(discriminator, real, fake, c, generator) -> Tensor:
+    return penalties.dragan(discriminator, real, c=c, generator=generator)
 
 
 OBJECTIVES = {
     o.name: o
     for o in (
-        Objective("gan", _logistic, lambda fake: -softplus(_widen(fake)).mean()),
-        Objective("gan-ns", _logistic, lambda fake: softplus(-_widen(fake)).mean()),
+        Objective("gan", _logistic, lambda fake: -softplus(widen(fake)).mean()),
+        Objective("gan-ns", _logistic, _non_saturating),
         Objective(
             "lsgan",
-            lambda real, fake: (_widen(real) - 1).square().mean() + _widen(fake).square().mean(),
-            lambda fake: (_widen(fake) - 1).square().mean(),
+            lambda real, fake: (widen(real) - 1).square().mean() + widen(fake).square().mean(),
+            lambda fake: (widen(fake) - 1).square().mean(),
         ),
-        Objective(
-            "wgan",
-            lambda real, fake: _widen(fake).mean() - _widen(real).mean(),
-            lambda fake: -_widen(fake).mean(),
-            weight_clip=0.01,
-        ),
+        Objective("wgan", _critic, _raise, weight_clip=0.01),
+        Objective("wgan-gp", _critic, _raise, penalty=_wgan_gp),
+        Objective("dragan", _logistic, _non_saturating, penalty=_dragan),
+        Objective("cgan", _logistic, _non_saturating, labels="input"),
+        Objective("infogan", _logistic, _non_saturating, labels="head"),
+        Objective("acgan", _logistic, _non_saturating, labels="head"),
+        Objective("ebgan", energy.ebgan_discriminator, energy.mean_error, error=True),
+        Objective("began", energy.began_discriminator, energy.mean_error, error=True),
         Objective(
             "hinge",
-            lambda real, fake: (1 - _widen(real)).relu().mean() + (1 + _widen(fake)).relu().mean(),
-            lambda fake: -_widen(fake).mean(),
+            lambda real, fake: (1 - widen(real)).relu().mean() + (1 + widen(fake)).relu().mean(),
+            _raise,
         ),
     )
 }

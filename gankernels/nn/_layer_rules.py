@@ -9,11 +9,14 @@ from torch import Tensor
 
 from gankernels.nn import linearized
 from gankernels.nn._linearize import Linearization, chain, linearize, register_linearization
-from gankernels.nn.activation import BiasAct, Maxout
+from gankernels.nn.activation import BiasAct, GradientReversal, Maxout, PixelShuffleAct
+from gankernels.nn.attention import SelfAttention
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d
-from gankernels.nn.style import EqualizedConv2d, EqualizedLinear
+from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
+from gankernels.nn.spectral import SpectralNorm
+from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, NoiseInjection
 
 Result = tuple[Tensor, Linearization]
 
@@ -45,12 +48,8 @@ def _equalized_linear(m: EqualizedLinear, x: Tensor) -> Result:
 
 @register_linearization(EqualizedConv2d)
 def _equalized_conv2d(m: EqualizedConv2d, x: Tensor) -> Result:
-    if m.up != 1 or m.down != 1:
-        raise TypeError(
-            f"linearize: EqualizedConv2d has a rule without resampling only, and this one has up {m.up}, down {m.down};"
-            " take the penalty outside torch.compile with form='double_backward'"
-        )
-    y, first = linearized.conv2d(x, m.weight.to(x.dtype) * m.weight_gain, None, 1, m.padding)
+    weight = m.weight.to(x.dtype) * m.weight_gain
+    y, first = linearized.conv2d_resample(x, weight, m.resample_filter, **m.geometry())
     bias = None if m.bias is None else m.bias.to(y.dtype)
     y, second = linearized.bias_act(y, bias, act=m.act, alpha=m.alpha, gain=m.gain, clamp=m.clamp)
     return y, chain(first, second)
@@ -67,10 +66,84 @@ def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
     return linearized.batch_norm_act(*args, **kwargs)
 
 
+@register_linearization(MinibatchStdDev)
+def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
+    return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
+
+
 @register_linearization(Maxout)
 def _maxout(m: Maxout, x: Tensor) -> Result:
     m.check(x)
     return linearized.maxout(x, m.pieces)
+
+
+@register_linearization(PixelNorm)
+def _pixel_norm(m: PixelNorm, x: Tensor) -> Result:
+    return linearized.pixel_norm(x, m.dim, m.eps)
+
+
+@register_linearization(Blur)
+def _blur(m: Blur, x: Tensor) -> Result:
+    return linearized.filter2d(x, m.filter, padding=m.padding, gain=m.gain)
+
+
+@register_linearization(Upsample)
+def _upsample(m: Upsample, x: Tensor) -> Result:
+    return linearized.upsample2d(x, m.filter, up=m.scale_factor, padding=m.padding, gain=m.gain)
+
+
+@register_linearization(Downsample)
+def _downsample(m: Downsample, x: Tensor) -> Result:
+    return linearized.downsample2d(x, m.filter, down=m.scale_factor, padding=m.padding, gain=m.gain)
+
+
+@register_linearization(FilteredLReLU)
+def _filtered_lrelu(m: FilteredLReLU, x: Tensor) -> Result:
+    bias = None if m.bias is None else m.bias.to(x.dtype)
+    return linearized.filtered_lrelu(
+        x, m.filter_up, m.filter_down, bias, up=m.up, down=m.down, padding=m.padding, gain=m.gain,
+        slope=m.negative_slope, clamp=m.clamp,
+    )  # fmt: skip
+
+
+@register_linearization(PixelShuffleAct)
+def _pixel_shuffle_act(m: PixelShuffleAct, x: Tensor) -> Result:
+    options = {"act": m.act, "alpha": m.alpha, "gain": m.gain, "clamp": m.clamp}
+    return linearized.pixel_shuffle_act(x, m.upscale_factor, m.bias, **options)
+
+
+@register_linearization(GradientReversal)
+def _gradient_reversal(m: GradientReversal, x: Tensor) -> Result:
+    return linearized.gradient_reversal(x, m.lam)
+
+
+@register_linearization(NoiseInjection)
+def _noise_injection(m: NoiseInjection, x: Tensor) -> Result:
+    return m(x), chain()
+
+
+@register_linearization(SelfAttention)
+def _self_attention(m: SelfAttention, x: Tensor) -> Result:
+    m.check(x)
+    images, parts = [], []
+    for layer in (m.query, m.key, m.value):
+        y, part = linearized.conv2d(x, layer.weight, layer.bias)
+        if m.pool and layer is not m.query:
+            y, pooling = linearized.max_pool2d(y, 2)
+            part = chain(part, pooling)
+        images.append(y)
+        parts.append(part)
+    y, tangent, adjoint = linearized.self_attention2d(*images)
+    y, out = linearized.conv2d(y, m.out.weight, m.out.bias)
+
+    def adjoint_of_all(g: Tensor) -> Tensor:
+        grads = adjoint(out.adjoint(g * m.gamma))
+        return g + sum(part.adjoint(each) for part, each in zip(parts, grads, strict=True))
+
+    def tangent_of_all(t: Tensor) -> Tensor:
+        return t + m.gamma * out.tangent(tangent(*(part.tangent(t) for part in parts)))
+
+    return x + m.gamma * y, linearized.Linearization(tangent_of_all, adjoint_of_all)
 
 
 @register_linearization(torch.nn.Sequential)
@@ -80,6 +153,12 @@ def _sequential(m: torch.nn.Sequential, x: Tensor) -> Result:
         x, part = linearize(layer, x)
         parts.append(part)
     return x, chain(*parts)
+
+
+@register_linearization(SpectralNorm)
+def _spectral_norm(m: SpectralNorm, x: Tensor, c: Tensor | None) -> Result:
+    with m.normalized():
+        return linearize(m.module, x, c)
 
 
 @register_linearization(torch.nn.Identity)

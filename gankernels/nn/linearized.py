@@ -7,30 +7,52 @@ other, and of a sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gankernels import ops
 from gankernels.nn._linearize import Linearization, chain, total
-from gankernels.ops import _adjoints, upfirdn2d_op
-from gankernels.ops.conv2d import _pair
-from gankernels.ops.upfirdn2d import factors, filter_size, sides
+from gankernels.nn._linearized_convolutions import (
+    conv2d,
+    conv2d_resample,
+    conv_transpose2d,
+    downsample2d,
+    filter2d,
+    upfirdn2d,
+    upsample2d,
+)
+from gankernels.ops import _adjoints
+from gankernels.ops.upfirdn2d import factors
 
 __all__ = [
     "Linearization",
     "batch_norm_act",
     "bias_act",
+    "cast",
     "chain",
     "conv2d",
+    "conv2d_resample",
     "conv_transpose2d",
+    "downsample2d",
     "dropout",
+    "filter2d",
+    "filtered_lrelu",
+    "gradient_reversal",
     "linear",
     "max_pool2d",
     "maxout",
+    "minibatch_stddev",
+    "pixel_norm",
+    "pixel_shuffle_act",
     "reshaped",
+    "scaled",
+    "self_attention2d",
     "total",
     "upfirdn2d",
+    "upsample2d",
 ]
 
 
@@ -38,52 +60,6 @@ def linear(x: Tensor, weight: Tensor) -> tuple[Tensor, Linearization]:
     """``torch.nn.functional.linear`` without a bias: [..., I] -> [..., O]."""
     y = F.linear(x, weight)
     return y, Linearization(lambda t: F.linear(t, weight), lambda g: F.linear(g, weight.t()).to(x.dtype))
-
-
-def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> tuple[Tensor, Linearization]:
-    """`ops.conv2d`."""
-    y = ops.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    strides, dilations, before, after, spare = _conv_geometry(x, weight, stride, padding, dilation)
-
-    def adjoint(g: Tensor) -> Tensor:
-        whole = ops.conv_transpose2d(g, weight, None, strides, before, spare, groups, dilations)
-        return whole[:, :, : whole.shape[2] - after[0], : whole.shape[3] - after[1]].to(x.dtype)
-
-    return y, Linearization(lambda t: ops.conv2d(t, weight, None, stride, padding, dilation, groups), adjoint)
-
-
-def _conv_geometry(x, weight, stride, padding, dilation):
-    """Stride and dilation by axis, padding at every side, what "same" adds after x, and the transposed convolution's
-    output_padding that gives the padded size back."""
-    stride, dilation = _pair("conv2d", "stride", stride, 1), _pair("conv2d", "dilation", dilation, 1)
-    after = [0, 0]
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        reach = [dilation[d] * (weight.shape[2 + d] - 1) for d in (0, 1)]
-        padding, after = [r // 2 for r in reach], [r % 2 for r in reach]
-    before = _pair("conv2d", "padding", padding, 0)
-    spare = [
-        (x.shape[2 + d] + after[d] + 2 * before[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1) % stride[d]
-        for d in (0, 1)
-    ]
-    return stride, dilation, before, after, spare
-
-
-def conv_transpose2d(
-    x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
-) -> tuple[Tensor, Linearization]:
-    """`ops.conv_transpose2d`."""
-    y = ops.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    h, w = x.shape[2:]
-
-    def adjoint(g: Tensor) -> Tensor:
-        return ops.conv2d(g, weight, None, stride, padding, dilation, groups)[:, :, :h, :w].to(x.dtype)
-
-    def tangent(t: Tensor) -> Tensor:
-        return ops.conv_transpose2d(t, weight, None, stride, padding, output_padding, groups, dilation)
-
-    return y, Linearization(tangent, adjoint)
 
 
 def bias_act(x, bias=None, *, dim=1, act="linear", alpha=None, gain=None, clamp=None) -> tuple[Tensor, Linearization]:
@@ -118,27 +94,14 @@ def batch_norm_act(x, weight, bias, running_mean, running_var, **options) -> tup
     return y, Linearization(tangent, adjoint)
 
 
-def upfirdn2d(x, filter, *, up=1, down=1, padding=0, flip_filter=False, gain=1) -> tuple[Tensor, Linearization]:
-    """`ops.upfirdn2d`; its adjoint is upfirdn2d again, up and down swapped and the filter turned."""
-    options = {"up": up, "down": down, "padding": padding, "flip_filter": flip_filter, "gain": gain}
-    y = ops.upfirdn2d(x, filter, **options)
-    back = _adjoint_padding(x, y, filter, up, down, padding)
-
-    def adjoint(g: Tensor) -> Tensor:
-        return ops.upfirdn2d(g, filter, up=down, down=up, padding=back, flip_filter=not flip_filter, gain=gain)
-
-    return y, Linearization(lambda t: ops.upfirdn2d(t, filter, **options), adjoint)
+def cast(x: Tensor, y: Tensor) -> Linearization:
+    """The derivative of a change of dtype or layout from x to y."""
+    return Linearization(lambda t: t.to(y.dtype), lambda g: g.to(x.dtype))
 
 
-def _adjoint_padding(x, y, filter, up, down, padding) -> list[int]:
-    padded = sides("upfirdn2d", padding)
-    taps = filter_size(filter)[::-1]
-    ups, downs = factors("upfirdn2d", "up", up), factors("upfirdn2d", "down", down)
-    out = []
-    for axis, dim in ((0, 3), (1, 2)):  # horizontal first
-        a = (x.shape[dim], y.shape[dim], ups[axis], downs[axis], padded[2 * axis], taps[axis])
-        out += upfirdn2d_op.adjoint_padding(*a)
-    return out
+def scaled(factor: float | Tensor) -> Linearization:
+    """The derivative of a product with a constant that broadcasts without adding to the shape."""
+    return Linearization(lambda t: t * factor, lambda g: g * factor)
 
 
 def maxout(x: Tensor, pieces: int) -> tuple[Tensor, Linearization]:
@@ -177,3 +140,77 @@ def dropout(x: Tensor, p: float, training: bool) -> tuple[Tensor, Linearization]
 def reshaped(x: Tensor, y: Tensor) -> Linearization:
     """The derivative of a change of shape from that of x to that of y."""
     return Linearization(lambda t: t.reshape(y.shape), lambda g: g.reshape(x.shape))
+
+
+def pixel_norm(x: Tensor, dim: int = 1, eps: float = 1e-8) -> tuple[Tensor, Linearization]:
+    """`ops.pixel_norm`; its Jacobian is symmetric, tangent and adjoint are one function."""
+
+    def scale(g: Tensor) -> Tensor:
+        return _adjoints.pixel_norm_adjoint(g, x, dim, eps)
+
+    return ops.pixel_norm(x, dim, eps), Linearization(scale, scale)
+
+
+def minibatch_stddev(x: Tensor, group_size: int | None = 4, num_channels: int = 1) -> tuple[Tensor, Linearization]:
+    """`ops.minibatch_stddev`: samples of a group depend on each other."""
+    return ops.minibatch_stddev(x, group_size, num_channels), Linearization(
+        lambda t: _adjoints.minibatch_stddev_tangent(t, x, group_size, num_channels),
+        lambda g: _adjoints.minibatch_stddev_adjoint(g, x, group_size, num_channels),
+    )
+
+
+def filtered_lrelu(
+    x, fu=None, fd=None, bias=None, *, up=1, down=1, padding=0, gain=2**0.5, slope=0.2, clamp=None, flip_filter=False,
+) -> tuple[Tensor, Linearization]:  # fmt: skip
+    """`ops.filtered_lrelu` taken apart: the upsampled image is kept, in the dtype of x."""
+    ux, uy = factors("filtered_lrelu", "up", up)
+    x, first = bias_act(x, bias)
+    x, second = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=ux * uy)
+    x, third = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
+    x, fourth = upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
+    return x, chain(first, second, third, fourth)
+
+
+def pixel_shuffle_act(
+    x, upscale_factor, bias=None, *, act="linear", alpha=None, gain=None, clamp=None
+) -> tuple[Tensor, Linearization]:
+    """`ops.pixel_shuffle_act`."""
+    y, first = bias_act(x, bias, act=act, alpha=alpha, gain=gain, clamp=clamp)
+    r = upscale_factor
+    second = Linearization(lambda t: F.pixel_shuffle(t, r), lambda g: F.pixel_unshuffle(g, r))
+    return F.pixel_shuffle(y, r), chain(first, second)
+
+
+def gradient_reversal(x: Tensor, lam: float = 1.0) -> tuple[Tensor, Linearization]:
+    """`ops.gradient_reversal`: the derivative that it claims to have."""
+    return ops.gradient_reversal(x, lam), Linearization(lambda t: t * -lam, lambda g: g * -lam)
+
+
+def self_attention2d(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0
+) -> tuple[Tensor, Callable[..., Tensor], Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """`ops.self_attention2d`: (y, tangent of the tangents of q, k and v, adjoint, which gives those of all three)."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+
+    def rows(t: Tensor) -> Tensor:  # [N, pixels, channels]
+        return t.to(wide).flatten(2).mT
+
+    def images(t: Tensor, like: Tensor) -> Tensor:
+        return t.mT.unflatten(2, like.shape[2:]).to(q.dtype)
+
+    queries, keys, values = rows(q), rows(k), rows(v)
+    weights = (queries @ keys.mT * scale).softmax(2)
+
+    def through_softmax(t: Tensor) -> Tensor:
+        return weights * (t - (weights * t).sum(2, keepdim=True))
+
+    def tangent(tq: Tensor, tk: Tensor, tv: Tensor) -> Tensor:
+        change = through_softmax((rows(tq) @ keys.mT + queries @ rows(tk).mT) * scale)
+        return images(change @ values + weights @ rows(tv), q)
+
+    def adjoint(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        g = rows(g)
+        scores = through_softmax(g @ values.mT) * scale
+        return images(scores @ keys, q), images(scores.mT @ queries, k), images(weights.mT @ g, v)
+
+    return images(weights @ values, q), tangent, adjoint

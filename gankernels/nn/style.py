@@ -72,7 +72,8 @@ class _Resampling(nn.Module):
         taps = None if resample_filter is None else ops.setup_filter(resample_filter).to(device)
         self.register_buffer("resample_filter", taps)
 
-    def _geometry(self) -> dict:
+    def geometry(self) -> dict:
+        """How the convolution resamples, as the operators take it."""
         # The published networks turn the weight where they upsample.
         return {"up": self.up, "down": self.down, "padding": self.padding, "flip_weight": self.up == 1}
 
@@ -122,7 +123,7 @@ class EqualizedConv2d(_Resampling):
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] -> [N, O, H up / down, W up / down], dtype of x."""
         weight = self.weight.to(x.dtype) * self.weight_gain
-        y = ops.conv2d_resample(x, weight, self.resample_filter, **self._geometry())
+        y = ops.conv2d_resample(x, weight, self.resample_filter, **self.geometry())
         bias = None if self.bias is None else self.bias.to(y.dtype)
         return ops.bias_act(y, bias, act=self.act, alpha=self.alpha, gain=self.gain, clamp=self.clamp)
 
@@ -158,7 +159,7 @@ class ModulatedConv2d(_Resampling):
     def _arguments(self, x: Tensor, styles: Tensor) -> tuple[tuple[Tensor, ...], dict]:
         if not self.demodulate:
             styles = styles * self.weight_gain
-        options = {"demodulate": self.demodulate, "prenormalize": self.prenormalize, **self._geometry()}
+        options = {"demodulate": self.demodulate, "prenormalize": self.prenormalize, **self.geometry()}
         return (x, self.weight.to(x.dtype), styles), {**options, "resample_filter": self.resample_filter}
 
     def forward(
@@ -175,7 +176,7 @@ class StyledConv(ModulatedConv2d):
     Args:
         style_dim: length of the latent w.
         in_channels, out_channels, kernel_size, up, padding, resample_filter, demodulate: as in `ModulatedConv2d`.
-        resolution: H = W of the result: a buffer `noise_const` of constant noise.
+        resolution: of the result, H = W or (H, W): a buffer `noise_const` of constant noise.
         noise: add noise, times the learned scalar `noise_strength`, 0 at first.
         act, alpha, gain, clamp: as in `ops.bias_act`, defaults included.
 
@@ -194,7 +195,7 @@ class StyledConv(ModulatedConv2d):
         padding: int | None = None,
         resample_filter=(1, 3, 3, 1),
         demodulate: bool = True,
-        resolution: int | None = None,
+        resolution: int | tuple[int, int] | None = None,
         noise: bool = True,
         act: str = "lrelu",
         alpha: float | None = None,
@@ -210,7 +211,8 @@ class StyledConv(ModulatedConv2d):
         self.affine = EqualizedLinear(style_dim, in_channels, bias_init=1.0, **kind)
         self.bias = nn.Parameter(torch.zeros(out_channels, **kind))
         self.noise_strength = nn.Parameter(torch.zeros((), **kind)) if noise else None
-        constant = torch.randn(resolution, resolution, **kind) if noise and resolution is not None else None
+        size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        constant = torch.randn(size, **kind) if noise and size is not None else None
         self.register_buffer("noise_const", constant)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None = "random") -> Tensor:

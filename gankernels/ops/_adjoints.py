@@ -15,6 +15,8 @@ from gankernels.ops import _check
 from gankernels.ops.batch_norm_act import checked, functional
 from gankernels.ops.batch_norm_act import reference as _batch_norm
 from gankernels.ops.bias_act import ACTIVATIONS, _output_suffices, resolve
+from gankernels.ops.minibatch_stddev import EPS as STDDEV_EPS
+from gankernels.ops.minibatch_stddev import _group
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
@@ -121,6 +123,57 @@ def _batch_norm_kernel(namespace):
     return run
 
 
+def pixel_norm_adjoint(g: Tensor, x: Tensor, dim: int, eps: float) -> Tensor:
+    """The gradient of `pixel_norm` in x from that of its result, and the tangent: its Jacobian is symmetric."""
+    return _backend.pick("pixel_norm_adjoint", x)(g, x, dim % x.ndim, eps)
+
+
+def _pixel_norm_reference(g, x, dim, eps):
+    wide, g = x.to(torch.promote_types(x.dtype, torch.float32)), g.to(torch.promote_types(x.dtype, torch.float32))
+    inverse = (wide.square().mean(dim, keepdim=True) + eps).rsqrt()
+    return ((g - wide * inverse.square() * (g * wide).mean(dim, keepdim=True)) * inverse).to(x.dtype)
+
+
+def _pixel_norm_kernel(namespace):
+    return lambda *args: getattr(torch.ops, namespace).pixel_norm_backward(*args)
+
+
+def minibatch_stddev_adjoint(g: Tensor, x: Tensor, group_size: int | None, num_channels: int) -> Tensor:
+    """The gradient of `minibatch_stddev` in x from that of its result."""
+    return _backend.pick("minibatch_stddev_adjoint", x)(g, x, group_size or 0, num_channels)
+
+
+def minibatch_stddev_tangent(t: Tensor, x: Tensor, group_size: int | None, num_channels: int) -> Tensor:
+    """The derivative of `minibatch_stddev` along `t`; plain PyTorch on every backend."""
+    n, _, h, w = x.shape
+    centred, deviation, group = _deviations(x, group_size or 0, num_channels)
+    change = t.to(centred.dtype).reshape(centred.shape)
+    planes = ((centred * change).mean(0) / deviation).mean((2, 3, 4)).to(x.dtype).repeat(group, 1)
+    return torch.cat([t, planes[:, :, None, None].expand(n, num_channels, h, w)], 1)
+
+
+def _deviations(x, size, channels):
+    """x less its groups' means as [G, N / G, F, C / F, H, W], the deviations, and G."""
+    n, c, h, w = x.shape
+    group = _group(n, size)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    parts = wide.reshape(group, n // group, channels, c // channels, h, w)
+    centred = parts - parts.mean(0)
+    return centred, (centred.square().mean(0) + STDDEV_EPS).sqrt(), group
+
+
+def _minibatch_stddev_reference(g, x, size, channels):
+    centred, deviation, group = _deviations(x, size, channels)
+    planes = g[:, x.shape[1] :].to(centred.dtype).sum((2, 3)).reshape(group, -1, channels).sum(0)
+    count = x[0].numel() // channels * group if len(x) else 1
+    share = planes[:, :, None, None, None] / (deviation * count)
+    return g[:, : x.shape[1]] + (centred * share).reshape(x.shape).to(x.dtype)
+
+
+def _minibatch_stddev_kernel(namespace):
+    return lambda *args: getattr(torch.ops, namespace).minibatch_stddev_backward(*args)
+
+
 def _of(op: str, make) -> dict:
     """A kernel for each compiled backend that `op` has."""
     names = [name for name in _backend.operators()[op] if name != "reference"]
@@ -131,4 +184,10 @@ _backend.register("bias_act_adjoint", reference=_bias_act_reference, **_of("bias
 _backend.register("batch_norm_act_saved", reference=_saved_reference, **_of("batch_norm_act", _saved_kernel))
 _backend.register(
     "batch_norm_act_adjoint", reference=_batch_norm_reference, **_of("batch_norm_act", _batch_norm_kernel)
+)
+_backend.register("pixel_norm_adjoint", reference=_pixel_norm_reference, **_of("pixel_norm", _pixel_norm_kernel))
+_backend.register(
+    "minibatch_stddev_adjoint",
+    reference=_minibatch_stddev_reference,
+    **_of("minibatch_stddev", _minibatch_stddev_kernel),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +38,21 @@ def rank(op: str, name: str, t: Tensor, n: int, shape: str) -> None:
     tensor(op, name, t)
     if t.ndim != n:
         raise ValueError(f"{op}: {name} has shape {list(t.shape)}, expected {n} dimensions {shape}")
+
+
+def channels(op: str, name: str, t: Tensor, dim: int = 1) -> None:
+    """`t` has channels, along dimension `dim`."""
+    if t.shape[dim] == 0:
+        raise ValueError(f"{op}: {name} has shape {list(t.shape)}, expected 1 channel or more along dimension {dim}")
+
+
+def pixels(op: str, size: Sequence[int], x: Tensor) -> None:
+    """An image of the result, [H, W] = `size`, is one that kernels can count; the number of images is not bounded."""
+    if size[0] * size[1] >= 2**31:
+        raise ValueError(
+            f"{op}: the result's images would have [H, W] = {list(size)}, for x {list(x.shape)}, expected fewer than "
+            "2^31 pixels; resample by less, or in parts"
+        )
 
 
 def finite(op: str, name: str, value: float) -> float:

@@ -15,6 +15,7 @@ def check_x(op: str, x: Tensor, least: int = 2) -> None:
     if x.ndim < least:
         shape = "[N, C, H, W]" if least > 2 else "[N, C, ...]"
         raise ValueError(f"{op}: x has shape {list(x.shape)}, expected {shape}")
+    _check.channels(op, "x", x)
 
 
 def check_numbers(

@@ -104,9 +104,9 @@ def functional(kernel):
     def run(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
         y, mean, invstd, var = kernel(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain)
         if training and running_mean is not None and x.numel():
-            with torch.no_grad():
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_(var.to(running_var.dtype), momentum)
+            # detach, not no_grad: a program exported with such a block cannot be loaded again
+            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            running_var.lerp_(var.detach().to(running_var.dtype), momentum)
         return y, mean, invstd
 
     return run
@@ -118,4 +118,24 @@ def value(kernel):
     return lambda *args: run(*args)[0]
 
 
+def _plain_with_statistics(x, weight, bias, running_mean, running_var, training, eps, act, alpha, gain):
+    """The dispatcher's operator: it gives the statistics, and whoever called it moves the running ones."""
+    wide = _norm.wide(x)
+    dims = [d for d in range(x.ndim) if d != 1]
+    if training:
+        biased, mean = torch.var_mean(wide, dims, correction=0)
+        var = wide.var(dims)
+    else:
+        mean, biased = (t.to(wide.dtype) for t in (running_mean, running_var))
+        var = biased
+    if all(t is None or t.ndim == 1 for t in (weight, bias)):
+        running = (None, None) if training else (running_mean, running_var)
+        y = reference(x, weight, bias, *running, training, 0.0, eps, act, alpha, gain)
+    else:  # a sample's own, or as 1 + scale and shift an element's
+        factor = _norm.beside(x, weight) if weight.ndim == 2 else 1 + _norm.wide(weight)
+        y = _norm.finished(x, _norm.normalized(x, mean, biased, eps) * factor + _norm.beside(x, bias), act, alpha, gain)
+    return y, mean, (biased + eps).rsqrt(), var
+
+
+_backend.register_plain("batch_norm_act", _plain_with_statistics)
 _backend.register("batch_norm_act", reference=reference, **_norm.by_backend("batch_norm_act", value))

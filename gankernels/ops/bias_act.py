@@ -64,6 +64,7 @@ def bias_act(
     if not isinstance(dim, int) or not -x.ndim <= dim < x.ndim:
         raise ValueError(f"bias_act: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
+    _check.channels("bias_act", "x", x, dim)
     if bias is not None:
         if _check.autocast_dtype(x) is not None and isinstance(bias, Tensor) and bias.is_floating_point():
             bias = bias.to(x.dtype)

@@ -51,6 +51,7 @@ def maxout(x: Tensor, pieces: int, dim: int = 1) -> Tensor:
     if not isinstance(dim, int) or isinstance(dim, bool) or not -x.ndim <= dim < x.ndim:
         raise ValueError(f"maxout: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
     dim = dim % x.ndim
+    _check.channels("maxout", "x", x, dim)
     if x.shape[dim] % pieces:
         raise ValueError(f"maxout: x has {x.shape[dim]} channels, expected a multiple of pieces = {pieces}")
     return _backend.pick("maxout", x)(x, pieces, dim)
@@ -81,6 +82,7 @@ def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
     """
     _check.floating("add_noise", "x", x)
     _check.rank("add_noise", "x", x, 4, "[N, C, H, W]")
+    _check.channels("add_noise", "x", x)
     noise = _cast(x, noise)
     _check.like("add_noise", "noise", noise, x)
     n, c, h, w = x.shape
@@ -129,12 +131,14 @@ def fade_in(
     """
     _check.floating("fade_in", "image", image)
     _check.rank("fade_in", "image", image, 4, "[N, C, r H, r W]")
+    _check.channels("fade_in", "image", image)
     given = {"lower": lower, "weight": weight, "bias": bias}
     given = {k: _cast(image, t) for k, t in given.items() if t is not None or k == "lower"}
     for name, t in given.items():
         _check.like("fade_in", name, t, image, "image")
     lower, weight, bias = given["lower"], given.get("weight"), given.get("bias")
     _check.rank("fade_in", "lower", lower, 4, "[N, I, H, W]")
+    _check.channels("fade_in", "lower", lower)
     n, c, h, w = image.shape
     inputs = lower.shape[1]
     if weight is None and bias is not None:
@@ -244,6 +248,7 @@ def pixel_shuffle_act(
     """
     _check.floating("pixel_shuffle_act", "x", x)
     _check.rank("pixel_shuffle_act", "x", x, 4, "[N, C r r, H, W]")
+    _check.channels("pixel_shuffle_act", "x", x)
     r = _count("pixel_shuffle_act", "upscale_factor", upscale_factor)
     if x.shape[1] % (r * r):
         raise ValueError(

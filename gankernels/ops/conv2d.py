@@ -61,7 +61,7 @@ def conv2d(
     op = "conv2d"
     x, weight, bias = _operands(op, x, weight, bias)
     stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
-    groups = _groups(op, groups, x, weight, weight.shape[1] * groups, weight.shape[0])
+    groups = _groups(op, groups, x, weight)
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected [{weight.shape[0]}] (weight.shape[0])")
     if isinstance(padding, str):
@@ -112,7 +112,7 @@ def conv_transpose2d(
     x, weight, bias = _operands(op, x, weight, bias)
     stride, dilation = _pair(op, "stride", stride, 1), _pair(op, "dilation", dilation, 1)
     padding, extra = _pair(op, "padding", padding, 0), _pair(op, "output_padding", output_padding, 0)
-    groups = _groups(op, groups, x, weight, weight.shape[0], weight.shape[0])
+    groups = _groups(op, groups, x, weight)
     channels = weight.shape[1] * groups
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected [{channels}] (weight.shape[1] * groups)")
@@ -165,12 +165,13 @@ def _pair(op: str, name: str, value: Pair, least: int) -> list[int]:
     return pair
 
 
-def _groups(op: str, groups: int, x: Tensor, weight: Tensor, channels: int, divided: int) -> int:
-    """`groups`, which must divide `divided` and fit x to the `channels` that the weight takes."""
+def _groups(op: str, groups: int, x: Tensor, weight: Tensor) -> int:
+    """`groups`, which must divide the weight's first dimension and fit x to the channels that it takes."""
     if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
         raise ValueError(f"{op}: groups is {groups!r}, expected an integer of 1 or more")
-    if divided % groups:
-        raise ValueError(f"{op}: groups is {groups}, expected a divisor of weight.shape[0], which is {divided}")
+    if weight.shape[0] % groups:
+        raise ValueError(f"{op}: groups is {groups}, expected a divisor of weight.shape[0], which is {weight.shape[0]}")
+    channels = weight.shape[1] * groups if op == "conv2d" else weight.shape[0]
     if x.shape[1] != channels:
         raise ValueError(
             f"{op}: x has {x.shape[1]} channels, expected {channels} as weight {list(weight.shape)} in {groups} groups"
@@ -198,6 +199,7 @@ def _check_size(op: str, size: list[int], x: Tensor, weight: Tensor) -> None:
             f"{op}: the result would have {size[0]} rows and {size[1]} columns, expected 1 or more; "
             f"x is {list(x.shape)}, weight is {list(weight.shape)}: check padding, dilation and stride"
         )
+    _check.pixels(op, size, x)
 
 
 def reference(x, weight, bias, stride, padding, dilation, groups, size):

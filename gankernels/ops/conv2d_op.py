@@ -91,6 +91,8 @@ def _register_rules(namespace: str) -> None:
         torch.library.register_vmap(f"{namespace}::{name}", rule(getattr(getattr(torch.ops, namespace), name)))
 
 
+_backend.register_plain("transpose_kernels", lambda weight: weight.transpose(0, 1).contiguous())
+
 _NUMBERS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 torch.library.define(
     "gankernels::conv2d", f"(Tensor x, Tensor weight, Tensor? bias, {_NUMBERS}, SymInt[2] size) -> Tensor"

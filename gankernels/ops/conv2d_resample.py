@@ -105,11 +105,19 @@ def geometry(op, x, w, f, up, down, padding):
             f"{op}: the result would be empty, [H, W] = {size[::-1]}, for x {list(x.shape)}, a weight of "
             f"{list(w.shape)}, up {list(up)}, down {list(down)} and padding {list(given)}; pad more or crop less"
         )
+    _check.pixels(op, size[::-1], x)
     return up, down, pads, size[::-1]
 
 
-def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> Tensor:
+def _by_operators(x, w, stride, padding, groups, size, transposed) -> Tensor:
+    op = "conv_transpose2d" if transposed else "conv2d"
+    return _backend.pick(op, x)(x, w, None, stride, padding, [1, 1], groups, size)
+
+
+def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter, convolution=_by_operators) -> Tensor:
     """The result by the kernels of the operators it consists of; `pads`, [x0, x1, y0, y1], is the whole padding.
+
+    `convolution` is called once: before any filter where up > 1, else after it, as the last step.
 
     Filters and convolution commute, and nothing but zeros lies outside the image: so any order gives the same numbers
     as long as what lies between is wide enough.
@@ -124,18 +132,18 @@ def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> Tensor
         if f is None:
             w, gain = w * gain, 1.0
         if pointwise:
-            y = _fir(_convolve(x, w, one, none, groups), f, up, one, pads, flip_filter, gain)
+            y = _fir(_convolve(x, w, one, none, groups, convolution), f, up, one, pads, flip_filter, gain)
         else:
-            y, pads = _transposed(x, w, up, pads, groups)
+            y, pads = _transposed(x, w, up, pads, groups, convolution)
             y = _fir(y, f, one, one, pads, flip_filter, gain)
         return y if max(down) == 1 else _fir(y, f, one, down, none, flip_filter)
     if max(down) == 1:
-        return _convolve(x, w, one, pads, groups)
+        return _convolve(x, w, one, pads, groups, convolution)
     if pointwise:
-        return _convolve(_fir(x, f, one, down, pads, flip_filter), w, one, none, groups)
+        return _convolve(_fir(x, f, one, down, pads, flip_filter), w, one, none, groups, convolution)
     if f is None:
-        return _convolve(x, w, down, pads, groups)
-    return _convolve(_fir(x, f, one, one, pads, flip_filter), w, down, none, groups)
+        return _convolve(x, w, down, pads, groups, convolution)
+    return _convolve(_fir(x, f, one, one, pads, flip_filter), w, down, none, groups, convolution)
 
 
 def _fir(x, f, up, down, pads, flip_filter, gain=1.0) -> Tensor:
@@ -152,16 +160,16 @@ def _padded(x, pads) -> Tensor:
     return x
 
 
-def _convolve(x, w, stride, pads, groups) -> Tensor:
+def _convolve(x, w, stride, pads, groups, convolution) -> Tensor:
     x0, x1, y0, y1 = pads
     if x0 != x1 or y0 != y1 or x0 < 0 or y0 < 0:
         x, x0, y0 = _padded(x, pads), 0, 0
     padding, step = [y0, x0], [stride[1], stride[0]]
     size = [(x.shape[2 + d] + 2 * padding[d] - w.shape[2 + d]) // step[d] + 1 for d in (0, 1)]
-    return _backend.pick("conv2d", x)(x, w, None, step, padding, [1, 1], groups, size)
+    return convolution(x, w, step, padding, groups, size, False)
 
 
-def _transposed(x, w, up, pads, groups) -> tuple[Tensor, list[int]]:
+def _transposed(x, w, up, pads, groups, convolution) -> tuple[Tensor, list[int]]:
     """The whole true convolution of the upsampled image, as far as it is wanted; and what is still to pad."""
     w = _for_transposed(w, groups)
     crop, left, size = [], [], []
@@ -172,8 +180,7 @@ def _transposed(x, w, up, pads, groups) -> tuple[Tensor, list[int]]:
         crop.append(cut)
         left = [before + cut, after + cut, *left]
         size.append((x.shape[3 - axis] - 1) * up[axis] + k - 2 * cut)
-    run = _backend.pick("conv_transpose2d", x)
-    return run(x, w, None, [up[1], up[0]], crop, [1, 1], groups, size), left
+    return convolution(x, w, [up[1], up[0]], crop, groups, size, True), left
 
 
 def _for_transposed(w, groups) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, upfirdn2d_op
-from gankernels.ops import filtered_lrelu_op as _rules  # noqa: F401  (registers fakes and vmap rules)
+from gankernels.ops import _check, filtered_lrelu_op, upfirdn2d_op
 from gankernels.ops.bias_act import reference as bias_act
 from gankernels.ops.bias_act import resolve
 from gankernels.ops.upfirdn2d import Pair, checked_filter, factors, filter_size, sides
@@ -74,6 +73,7 @@ def filtered_lrelu(
             f"{_OP}: fu has [{uh}, {uw}] taps, more than the upsampled and padded image [{h + uh - 1}, {w + uw - 1}] "
             f"of x {list(x.shape)}, up {[ux, uy]}, padding {[x0, x1, y0, y1]}; pad more or crop less"
         )
+    _check.pixels(_OP, [h, w], x)  # of the upsampled image, which no image of the result exceeds
     if h < taps[0] or w < taps[1]:
         raise ValueError(
             f"{_OP}: fd has {list(taps)} taps, more than the upsampled image [{h}, {w}] of x {list(x.shape)}, up "
@@ -128,4 +128,5 @@ def _checked_bias(x: Tensor, bias: Tensor | None) -> Tensor | None:
     return bias
 
 
-_backend.register(_OP, reference=reference, cpu=_backend.native(_OP))
+_native = _backend.native(_OP)
+_backend.register(_OP, reference=reference, cpu=_native, cuda=_native, triton=filtered_lrelu_op.triton)

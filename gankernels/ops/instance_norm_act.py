@@ -65,6 +65,20 @@ def reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
     return _norm.finished(x, u if bias is None else u + _norm.beside(x, bias), act, alpha, gain)
 
 
+def _plain_with_statistics(x, weight, bias, eps, act, alpha, gain):
+    var, mean = _norm.instance_statistics(x)
+    return reference(x, weight, bias, eps, act, alpha, gain), mean, (var + eps).rsqrt()
+
+
+def _plain_statistics(x, eps):
+    var, mean = _norm.instance_statistics(x)
+    return mean, (var + eps).sqrt()
+
+
+_backend.register_plain(_NAME, _plain_with_statistics)
+_backend.register_plain("instance_statistics", _plain_statistics)
+
+
 def _value(kernel):
     return lambda *args: kernel(*args)[0]
 

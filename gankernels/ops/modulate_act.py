@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check, modulate_act_op  # noqa: F401  registers fakes and vmap rules
+from gankernels.ops import _check, modulate_act_op
 from gankernels.ops.bias_act import reference as _bias_act
 from gankernels.ops.bias_act import resolve
 
@@ -43,6 +43,7 @@ def modulate_act(
     op = "modulate_act"
     _check.floating(op, "x", x)
     _check.rank(op, "x", x, 4, "[N, C, H, W]")
+    _check.channels(op, "x", x)
     n, c, h, w = x.shape
     if scale is not None:
         scale = channels(op, "scale", scale, x, (n, c), "[N, C]")
@@ -114,7 +115,13 @@ def reference(
     return y.clone(memory_format=form) if y is x else y.to(x.dtype).contiguous(memory_format=form)
 
 
-_backend.register("modulate_act", reference=reference, cpu=_backend.native("modulate_act"))
+_backend.register(
+    "modulate_act",
+    reference=reference,
+    cpu=_backend.native("modulate_act"),
+    cuda=_backend.native("modulate_act"),
+    triton=modulate_act_op.triton,
+)
 
 
 def over(y: Tensor, scale, noise, bias, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
@@ -124,15 +131,23 @@ def over(y: Tensor, scale, noise, bias, act: str, alpha: float, gain: float, cla
         and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, scale, noise, bias)))
         and torch._C._functorch.maybe_current_level() is None
         and y.is_contiguous(memory_format=_check.kept_format(y))
-        and _backend.runs_on_cpu_kernels("modulate_act", y)
+        and (namespace := _backend.namespace("modulate_act", y)) is not None
     ):
-        torch.ops.gankernels_native.modulate_act_(y, scale, noise, bias, act, alpha, gain, clamp)
+        getattr(torch.ops, namespace).modulate_act_(y, scale, noise, bias, act, alpha, gain, clamp)
         return y
     return _backend.pick("modulate_act", y)(y, scale, noise, bias, act, alpha, gain, clamp)
 
 
 def weight_power(weight: Tensor) -> Tensor:
     """The sum of squares of each kernel of [O, I, kh, kw]: [O, I] in the dtype of sums, in one read."""
-    if _backend.runs_on_cpu_kernels("modulate_act", weight):
-        return torch.ops.gankernels_native.weight_power(weight)
+    namespace = _backend.namespace("modulate_act", weight)
+    if namespace is not None:
+        return getattr(torch.ops, namespace).weight_power(weight)
+    return _plain_power(weight)
+
+
+def _plain_power(weight: Tensor) -> Tensor:
     return weight.to(sums_dtype(weight)).square().sum([2, 3])
+
+
+_backend.register_plain("weight_power", _plain_power)

@@ -2,6 +2,10 @@
 
 Scaling the weight's input channels is scaling the image's, and normalising its output channels is scaling the
 result's. So what runs is one convolution with the common weight between two passes that scale.
+
+On `triton` the first pass is the convolution's load and, where no filter comes between, the second its store, as they
+are in the gradients of x and weight; the gradient of styles is a pass of its own. On `cuda` the passes are kernels of
+ours and the convolution is cuDNN's under our derivatives, as conv2d's, which has been run on CPU tensors alone.
 """
 
 from __future__ import annotations
@@ -13,11 +17,14 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check
+from gankernels.ops import _check, modulated_conv2d_op
 from gankernels.ops.bias_act import resolve
+from gankernels.ops.conv2d import reference as convolve
+from gankernels.ops.conv2d import reference_transpose
 from gankernels.ops.conv2d_resample import compose as resampled
 from gankernels.ops.conv2d_resample import geometry, operands
 from gankernels.ops.modulate_act import channels, over, shift, small, sums_dtype, weight_power
+from gankernels.ops.modulate_act import reference as modulate
 from gankernels.ops.upfirdn2d import Pair
 
 _EPS = 1e-8
@@ -180,10 +187,51 @@ def compose(
     """The three steps by the kernels of the operators they are; a backend may have one kernel for all."""
     x = _backend.pick("modulate_act", x)(x, scale_in, None, None, "linear", 0.0, 1.0, -1.0)
     y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False)
-    if scale_out is None and noise is None and bias is None and act == "linear" and gain == 1 and clamp < 0:
+    if _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
         return y
     return over(y, scale_out, noise, bias, act, alpha, gain, clamp)
 
 
+def _finishes_nothing(scale_out, noise, bias, act, gain, clamp) -> bool:
+    return scale_out is None and noise is None and bias is None and act == "linear" and gain == 1 and clamp < 0
+
+
+def fused(
+    x, weight, scale_in, scale_out, noise, bias, f, up, down, pads, flip_weight, act, alpha, gain, clamp
+) -> Tensor:
+    """As `compose`, the modulation in Triton's convolution's load; what follows in its store, or after the filter."""
+    numbers = act, alpha, gain, clamp
+    whole = max(up) == 1 and not _finishes_nothing(scale_out, noise, bias, act, gain, clamp)
+
+    def convolution(x, w, stride, padding, groups, size, transposed):
+        if not whole:
+            return modulated_conv2d_op.scaled_conv2d(x, w, scale_in, False, transposed, stride, padding, size)
+        leaves = (x, w, scale_in, scale_out, noise, bias)
+        trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        keep = trained and (act != "linear" or clamp >= 0 or (scale_out is not None and scale_out.requires_grad))
+        return modulated_conv2d_op.modulated_conv2d(
+            x, w, scale_in, scale_out, noise, bias, stride, padding, size, *numbers, keep
+        )[0]
+
+    y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False, convolution)
+    if whole or _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
+        return y
+    return over(y, scale_out, noise, bias, *numbers)
+
+
+def _plain_scaled(x, weight, scale, of_result, transposed, stride, padding, size) -> Tensor:
+    scale = scale.to(x.dtype)[:, :, None, None]
+    convolution = reference_transpose if transposed else convolve
+    y = convolution(x if of_result else x * scale, weight, None, stride, padding, [1, 1], 1, size)
+    return y * scale if of_result else y
+
+
+def _plain_modulated(x, weight, scale, scale_out, noise, bias, stride, padding, size, act, alpha, gain, clamp, keep):
+    bare = _plain_scaled(x, weight, scale, False, False, stride, padding, size)
+    return modulate(bare, scale_out, noise, bias, act, alpha, gain, clamp), bare if keep else bare.new_empty(0)
+
+
+_backend.register_plain("scaled_conv2d", _plain_scaled)
+_backend.register_plain("modulated_conv2d", _plain_modulated)
 for _name in ("modulated_conv2d", "modulated_conv2d_act"):
-    _backend.register_compound(_name, compose, "conv2d_resample", "modulate_act")
+    _backend.register_compound(_name, compose, "conv2d_resample", "modulate_act", triton=fused)

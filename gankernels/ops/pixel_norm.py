@@ -29,6 +29,7 @@ def pixel_norm(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     _check.floating(_NAME, "x", x)
     if not isinstance(dim, int) or isinstance(dim, bool) or not -x.ndim <= dim < x.ndim:
         raise ValueError(f"{_NAME}: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
+    _check.channels(_NAME, "x", x, dim % x.ndim)
     eps = _check.finite(_NAME, "eps", eps)
     if eps <= 0:
         raise ValueError(f"{_NAME}: eps is {eps}, expected more than 0")

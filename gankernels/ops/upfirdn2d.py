@@ -45,19 +45,22 @@ def upfirdn2d(
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; Zhang, "Making Convolutional Networks
     Shift-Invariant Again", 2019.
     """
-    ux, uy = factors("upfirdn2d", "up", up)
-    dx, dy = factors("upfirdn2d", "down", down)
-    x0, x1, y0, y1 = sides("upfirdn2d", padding)
-    gain = _check.finite("upfirdn2d", "gain", gain)
-    filter = checked_filter("upfirdn2d", x, filter)
+    return _run("upfirdn2d", x, filter, up, down, padding, flip_filter, gain)
+
+
+def _run(op, x, filter, up, down, padding, flip_filter, gain) -> Tensor:
+    filter = checked_filter(op, x, filter, "filter" if op == "upfirdn2d" else "f")
+    _check.channels(op, "x", x)
+    (ux, uy), (dx, dy), (x0, x1, y0, y1), gain = arguments(op, filter, up, down, padding, gain).values()
     kh, kw = filter_size(filter)
     h = upfirdn2d_op.out_size(x.shape[2], uy, dy, y0, y1, kh)
     w = upfirdn2d_op.out_size(x.shape[3], ux, dx, x0, x1, kw)
     if h < 1 or w < 1:
         raise ValueError(
-            f"upfirdn2d: the output would be empty, [H, W] = [{h}, {w}], for x {list(x.shape)}, up {[ux, uy]}, "
+            f"{op}: the output would be empty, [H, W] = [{h}, {w}], for x {list(x.shape)}, up {[ux, uy]}, "
             f"down {[dx, dy]}, padding {[x0, x1, y0, y1]} and a filter of [{kh}, {kw}] taps; pad more or crop less"
         )
+    _check.pixels(op, [h, w], x)
     fy = filter if filter.ndim == 1 else None
     run = _backend.pick("upfirdn2d", x)
     return run(x, filter, fy, [ux, uy], [dx, dy], [x0, x1, y0, y1], bool(flip_filter), gain)
@@ -87,6 +90,9 @@ def setup_filter(
     taps = torch.as_tensor(1.0 if f is None else _arrays.as_tensor("setup_filter", "f", f))
     if taps.is_complex() or taps.dtype == torch.bool:
         raise ValueError(f"setup_filter: f has dtype {taps.dtype}, expected real numbers")
+    gain = _check.finite("setup_filter", "gain", gain)
+    if taps.device.type == "meta":
+        raise ValueError("setup_filter: f is on meta, expected taps with numbers; move it")
     taps = taps.to(torch.float64)
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(f"setup_filter: f has shape {list(taps.shape)}, expected [KH, KW], [K] or a number, not empty")
@@ -118,9 +124,7 @@ def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: boo
 
     Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
     """
-    return upfirdn2d(
-        x, f, padding=_grown(padding, f, lambda k, _: (k // 2, (k - 1) // 2)), flip_filter=flip_filter, gain=gain
-    )
+    return _run("filter2d", x, f, 1, 1, padding, flip_filter, gain)
 
 
 def upsample2d(
@@ -130,9 +134,7 @@ def upsample2d(
 
     ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    ux, uy = factors("upfirdn2d", "up", up)
-    grown = _grown(padding, f, lambda k, u: ((k + u - 1) // 2, (k - u) // 2), (ux, uy))
-    return upfirdn2d(x, f, up=[ux, uy], padding=grown, flip_filter=flip_filter, gain=gain * ux * uy)
+    return _run("upsample2d", x, f, up, 1, padding, flip_filter, gain)
 
 
 def downsample2d(
@@ -142,9 +144,27 @@ def downsample2d(
 
     ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
     """
-    dx, dy = factors("upfirdn2d", "down", down)
-    grown = _grown(padding, f, lambda k, d: ((k - d + 1) // 2, (k - d) // 2), (dx, dy))
-    return upfirdn2d(x, f, down=[dx, dy], padding=grown, flip_filter=flip_filter, gain=gain)
+    return _run("downsample2d", x, f, 1, down, padding, flip_filter, gain)
+
+
+_GROWTH = {  # of the padding before and after, for the taps, up and down of an axis
+    "upfirdn2d": lambda k, u, d: (0, 0),
+    "filter2d": lambda k, u, d: (k // 2, (k - 1) // 2),
+    "upsample2d": lambda k, u, d: ((k + u - 1) // 2, (k - u) // 2),
+    "downsample2d": lambda k, u, d: ((k - d + 1) // 2, (k - d) // 2),
+}
+
+
+def arguments(op: str, f: Tensor | None, up: Pair, down: Pair, padding: Pair, gain: float) -> dict:
+    """up, down, padding and gain, checked and whole, of the `upfirdn2d` that the function named `op` is."""
+    up, down, (x0, x1, y0, y1) = factors(op, "up", up), factors(op, "down", down), sides(op, padding)
+    gain = _check.finite(op, "gain", gain)
+    kh, kw = filter_size(f)
+    grow = _GROWTH[op]
+    (gx0, gx1), (gy0, gy1) = grow(kw, up[0], down[0]), grow(kh, up[1], down[1])
+    if op == "upsample2d":
+        gain *= up[0] * up[1]
+    return {"up": [*up], "down": [*down], "padding": [x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1], "gain": gain}
 
 
 def reference(
@@ -195,13 +215,6 @@ def filter_size(f: Tensor | None) -> tuple[int, int]:
     if f is None:
         return 1, 1
     return f.shape[0], f.shape[-1]
-
-
-def _grown(padding: Pair, f: Tensor | None, extra, factors: tuple[int, int] = (1, 1)) -> list[int]:
-    x0, x1, y0, y1 = sides("upfirdn2d", padding)
-    kh, kw = filter_size(f)
-    (gx0, gx1), (gy0, gy1) = extra(kw, factors[0]), extra(kh, factors[1])
-    return [x0 + gx0, x1 + gx1, y0 + gy0, y1 + gy1]
 
 
 def checked_filter(op: str, x: Tensor, f: Tensor | None, name: str = "filter") -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from gankernels.errors import ConfigError
-from gankernels.losses.gan import OBJECTIVES, objective
+from gankernels.losses import OBJECTIVES, objective
+from gankernels.nn.augment import PRESETS as AUGMENTATIONS
 
 
 def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
@@ -23,7 +24,7 @@ class TrainConfig:
     """A training run; the defaults are those of the published DCGAN, at 32x32."""
 
     model: str = "dcgan"
-    """gan, gan-maxout, gan-conv or dcgan."""
+    """gan, gan-maxout, gan-conv, dcgan, progan, stylegan, stylegan2 or stylegan3."""
     data: str = "fashion-mnist"
     """fashion-mnist, emoji, emoji:CATEGORY, or the path of an image folder or zip file."""
     out: Path | None = None
@@ -34,14 +35,47 @@ class TrainConfig:
     """1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; unless given 1 for fashion-mnist and 3 for everything else."""
     mirror: bool = False
     """Show each image flipped left to right half of the time."""
+    augment: str | None = None
+    """Adaptive augmentation of what the discriminator sees: bgc (the paper's choice), bg, blit, geom, color, filter,
+    noise, cutout, bgcf, bgcfn or bgcfnc; unless given none."""
+    augment_target: float = 0.6
+    """Mean sign of the discriminator's output for real images that augmentation steers towards."""
+    augment_images: int = 500_000
+    """Images over which the probability of augmentation can rise from 0 to 1."""
+    augment_every: int = 4
+    """Minibatches between its steps."""
     width: int | None = None
     """Feature maps of the layer at the highest resolution; unless given the model's own."""
     z_dim: int | None = None
     """Length of the latent vector; unless given the model's own."""
+    max_width: int | None = None
+    """Upper bound of the feature maps; unless given the model's own."""
+    w_dim: int | None = None
+    """Length of the intermediate latent (stylegan*); unless given the model's own."""
+    mapping_layers: int | None = None
+    """Layers of the mapping network (stylegan*); unless given the model's own."""
     latent: Literal["normal", "uniform"] | None = None
     """Latent distribution, N(0, 1) or uniform in [-1, 1]; unless given the model's own."""
-    objective: Literal["gan", "gan-ns", "lsgan", "wgan", "hinge"] = "gan-ns"
+    objective: Literal["gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "hinge"] = "gan-ns"
     """Loss: gan is the saturating form, gan-ns the non-saturating one."""
+    r1: float = 0.0
+    """gamma of the gradient penalty on real images; 0 for none."""
+    r1_every: int = 16
+    """Discriminator steps to one of the penalty; 1 adds it to every step's loss."""
+    path_length: float = 0.0
+    """Weight of the path length penalty (stylegan, stylegan2); 0 for none."""
+    path_length_every: int = 4
+    """Generator steps to one of that penalty."""
+    mixing: float = 0.0
+    """Probability that an image takes its styles from two latents, the finer ones from the second (stylegan*)."""
+    drift: float = 0.0
+    """Weight of the mean square of the discriminator's output for real images."""
+    grow_from: int | None = None
+    """Resolution that growth starts at (progan, stylegan); unless given the whole network trains from the start."""
+    fade_images: int = 600_000
+    """Images over which each new resolution is faded in."""
+    stable_images: int = 600_000
+    """Images at each resolution before the next."""
     images: int = 1_000_000
     """Length of the run in real images shown to the discriminator."""
     minutes: float | None = None
@@ -52,6 +86,8 @@ class TrainConfig:
     """Discriminator steps to one generator step."""
     lr: float = 2e-4
     """Adam's learning rate, of both networks."""
+    d_lr: float | None = None
+    """The discriminator's own, where it differs."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates, of both networks."""
     clip: float | None = None
@@ -79,7 +115,23 @@ class TrainConfig:
         """Raise ConfigError that names the first field out of its range."""
         for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("channels", "width", "z_dim"):
+        for name in (
+            "r1_every",
+            "path_length_every",
+            "augment_images",
+            "augment_every",
+            "fade_images",
+            "stable_images",
+        ):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("r1", "path_length", "drift"):
+            _check(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        augmentations = ", ".join(AUGMENTATIONS)
+        _check(self, "augment", self.augment is None or self.augment in AUGMENTATIONS, f"one of {augmentations}")
+        _check(self, "augment_target", -1 <= self.augment_target <= 1, "-1 to 1")
+        _check(self, "mixing", 0 <= self.mixing <= 1, "0 to 1")
+        _check(self, "d_lr", self.d_lr is None or 0 < self.d_lr < float("inf"), "over 0")
+        for name in ("channels", "width", "z_dim", "max_width", "w_dim", "mapping_layers"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("ema", "ema_rampup", "keep", "seed"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
@@ -87,7 +139,8 @@ class TrainConfig:
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         _check(self, "clip", self.clip is None or self.clip > 0, "over 0")
         _check(self, "minutes", self.minutes is None or self.minutes > 0, "over 0")
-        _check(self, "objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
+        known = [n for n, game in OBJECTIVES.items() if not (game.error or game.labels)]
+        _check(self, "objective", self.objective in known, f"one of {', '.join(known)}")
 
     @property
     def steps(self) -> int:
@@ -138,20 +191,6 @@ FREE_ON_RESUME = frozenset(
     ["out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"]
 )
 """Fields that a resumed run may set anew; the others decide what it computes and stay those of the checkpoint."""
-
-PRESETS = {
-    "demo": TrainConfig(
-        out=Path("runs/demo"),
-        width=32,
-        batch=32,
-        images=240_000,
-        minutes=6,
-        sample_every=12_000,
-        checkpoint_every=48_000,
-    ),
-    "dcgan": TrainConfig(resolution=64, data="emoji", mirror=True),
-}
-"""Named starting points of `gankernels train --preset NAME`; every field can still be set."""
 
 
 def resumed(stored: TrainConfig, asked: TrainConfig) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gankernels import _doctor, ops
+from gankernels._memory import keep_freed_memory
 from gankernels.errors import need
-from gankernels.training.config import PRESETS
+from gankernels.training.presets import PRESETS
 from gankernels.training.progress import make_progress
 from gankernels.training.run import Result, train
 
@@ -80,12 +82,13 @@ CASES = (
 )
 
 
-def compare(case: Case, device: torch.device, rounds: int = 15) -> list[tuple[float, float]]:
+def compare(case: Case, device: torch.device, rounds: int = 15, seconds: float = 0.5) -> list[tuple[float, float]]:
     """Median milliseconds of ours and of plain PyTorch: forward, then forward and backward.
 
-    The two take turns, so that what else the machine does falls on both. Raises RuntimeError where their values differ.
+    The two take turns, in an order drawn anew, so that what else the machine does falls on both; each is measured for
+    `rounds` and about `seconds` at least. Raises RuntimeError where their values differ.
     """
-    draws = torch.Generator().manual_seed(0)
+    draws, order = torch.Generator().manual_seed(0), random.Random(0)
     inputs = [torch.randn(shape, generator=draws).to(device).requires_grad_() for shape in case.shapes]
     results = [call(*inputs) for call in (case.ours, case.plain)]
     if not torch.allclose(*results, rtol=1e-3, atol=1e-3):
@@ -102,14 +105,20 @@ def compare(case: Case, device: torch.device, rounds: int = 15) -> list[tuple[fl
     medians = []
     for measured in (forward, both):
         times: tuple[list[float], list[float]] = [], []
-        for turn in range(rounds + 2):
-            for call, kept in zip((case.ours, case.plain), times, strict=True):
+        turns = list(zip((case.ours, case.plain), times, strict=True))
+        end = None
+        while end is None or len(times[0]) < rounds or time.perf_counter() < end:
+            order.shuffle(turns)
+            for call, kept in turns:
                 _wait(device)
                 began = time.perf_counter()
                 measured(call)
                 _wait(device)
-                if turn >= 2:  # the first turns warm caches up
-                    kept.append(1000 * (time.perf_counter() - began))
+                kept.append(1000 * (time.perf_counter() - began))
+            if end is None and len(times[0]) == 5:  # what came before warmed the caches
+                for kept in times:
+                    kept.clear()
+                end = time.perf_counter() + seconds
         medians.append((statistics.median(times[0]), statistics.median(times[1])))
     return medians
 
@@ -121,6 +130,7 @@ def _wait(device: torch.device) -> None:
 
 def operator_table(device: torch.device) -> list[tuple[str, ...]]:
     """A row a case: names, then milliseconds and speed ratio (over 1: ours is faster), forward and with backward."""
+    keep_freed_memory()
     rows = []
     for case in CASES:
         numbers: list[str] = []
@@ -133,7 +143,7 @@ def operator_table(device: torch.device) -> list[tuple[str, ...]]:
 def demo(out: Path) -> Result:
     """Print doctor and the table of operators, train the preset "demo" into `out`, and name the files it left."""
     rich_console = need("rich.console", "train")
-    console = rich_console.Console(width=max(100, rich_console.Console().width))  # a narrow pipe would fold the table
+    console = rich_console.Console()
     config = dataclasses.replace(PRESETS["demo"], out=out)
     print(_doctor.report(), flush=True)
     device = config.torch_device()
@@ -141,10 +151,11 @@ def demo(out: Path) -> Result:
         title=f"our operators beside plain PyTorch {torch.__version__} on {device.type}, float32, medians in ms"
     )
     table.add_column("operator", no_wrap=True)
-    for column in ("forward", "PyTorch", "speed", "+ backward", "PyTorch", "speed"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for part in ("forward", "forward +\nbackward"):
+        for column in (part, "PyTorch", "speed"):
+            table.add_column(column, justify="right", no_wrap=True)
     for name, what, *numbers in operator_table(device):
-        table.add_row(f"{name} {what}", *numbers)
+        table.add_row(f"{name}\n{what}", *numbers)  # two lines, which fit into 80 columns
     console.print(table)
     result = train(config, make_progress(), overwrite=True)
     if result.interrupted:

@@ -22,7 +22,7 @@ def latents(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor:
 def render(generator: nn.Module, z: Tensor, batch: int = 64) -> Tensor:
     """Images [N, C, R, R] of latents [N, z_dim], computed in parts on the generator's device, on the CPU."""
     device = next(generator.parameters()).device
-    return torch.cat([generator(part.to(device)).cpu() for part in z.split(batch)])
+    return torch.cat([generator.display(part.to(device)).cpu() for part in z.split(batch)])
 
 
 def interpolate(start: Tensor, end: Tensor, weights: Tensor, *, spherical: bool) -> Tensor:

@@ -10,8 +10,11 @@ from torch import nn
 
 from gankernels import models
 from gankernels.errors import CheckpointError, ConfigError
+from gankernels.nn import MinibatchStdDev
+from gankernels.nn.augment import PRESETS as AUGMENTATIONS
 from gankernels.training.checkpoint import find, load, load_module
 from gankernels.training.config import TrainConfig
+from gankernels.training.growth import stage
 
 
 def build(config: TrainConfig, channels: int) -> tuple[nn.Module, nn.Module]:
@@ -20,14 +23,44 @@ def build(config: TrainConfig, channels: int) -> tuple[nn.Module, nn.Module]:
     Raises:
         ConfigError: unknown model, or one that cannot have these options; the message is the model's own.
     """
-    options = {"width": config.width, "z_dim": config.z_dim, "latent": config.latent}
-    options = {name: value for name, value in options.items() if value is not None}
+    names = ("width", "max_width", "z_dim", "w_dim", "latent")
+    options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if config.mapping_layers is not None:
+        options["g_mapping_kwargs"] = {"num_layers": config.mapping_layers}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return models.build(config.model, resolution=config.resolution, channels=channels, **options)
+            networks = models.build(config.model, resolution=config.resolution, channels=channels, **options)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model {config.model}: {error}") from error
+    _check_fit(config, *networks)
+    return networks
+
+
+def _check_fit(config: TrainConfig, generator: nn.Module, discriminator: nn.Module) -> None:
+    """Raise ConfigError where the configuration asks for what these networks have not."""
+    sizes = getattr(generator, "sizes", None)
+    if config.grow_from is not None and (sizes is None or config.grow_from not in sizes):
+        has = "does not grow" if sizes is None else f"grows through {', '.join(map(str, sizes))}"
+        raise ConfigError(f"grow_from is {config.grow_from}, and model {config.model} {has}")
+    for name in ("path_length", "mixing"):
+        if getattr(config, name) and not hasattr(generator, "mapping"):
+            raise ConfigError(f"{name} is {getattr(config, name)}, and model {config.model} has no mapping network")
+    if config.augment is not None:
+        if config.grow_from is not None:
+            raise ConfigError(f"augment is {config.augment}, and a network that grows cannot have it; leave one out")
+        if AUGMENTATIONS[config.augment].any("color") and generator.channels not in (1, 3):
+            raise ConfigError(
+                f"augment is {config.augment}, whose colour transforms take 1 or 3 channels, not {generator.channels}; "
+                "take bg"
+            )
+    for module in discriminator.modules():
+        group = getattr(module, "group_size", None) if isinstance(module, MinibatchStdDev) else None
+        if group is not None and config.batch % min(group, config.batch):
+            raise ConfigError(
+                f"batch is {config.batch}, and model {config.model} takes deviations over groups of {group}: "
+                f"take a multiple of {group}"
+            )
 
 
 def read(path: Path, kind: str = "training") -> tuple[Path, dict[str, Any], TrainConfig]:
@@ -71,6 +104,8 @@ def load_generator(path: Path, device: torch.device, *, average: bool = True) ->
     try:
         generator, _ = load_networks(file, state, config)
         load_module(generator, state["average" if average else "generator"], str(file))
+        if config.grow_from is not None:
+            generator.grow(*stage(config, state["step"] * config.images_per_step))
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error}; it is incomplete, take another checkpoint") from error
     return generator.eval().requires_grad_(False).to(device), config

@@ -11,10 +11,14 @@ from gankernels import _backend
 from gankernels.data import ImageData, Sampler
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import CheckpointError, TrainingDiverged
-from gankernels.losses.gan import objective
+from gankernels.losses import clip_weights_, drift, objective, path_length, r1_penalty
+from gankernels.models.progan import shrink
+from gankernels.training.adaptive import FAKE, GENERATOR, R1, REAL, AdaptiveAugment
 from gankernels.training.checkpoint import load_module, rng_state, set_rng_state
 from gankernels.training.config import TrainConfig
 from gankernels.training.ema import Ema
+from gankernels.training.growth import stage
+from gankernels.training.styles import forward, mixed_styles
 
 METRICS = ("d_loss", "g_loss", "d_real", "d_fake")
 
@@ -33,8 +37,10 @@ class Trainer:
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
         self.objective = objective(config.objective)
-        self.g_optimiser = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=config.betas)
-        self.d_optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=config.betas)
+        self.g_optimiser = _adam(self.generator, config, config.lr, config.path_length, config.path_length_every)
+        self.d_optimiser = _adam(self.discriminator, config, config.d_lr or config.lr, config.r1, config.r1_every)
+        self.mean_path = torch.zeros(1, device=self.device)
+        self.augment = AdaptiveAugment(config, self.device)
         self.ema = Ema(self.generator, config.ema, config.ema_rampup)
         self.sampler = Sampler(len(data), config.seed, mirror=config.mirror)
         self.step_count = 0
@@ -54,33 +60,85 @@ class Trainer:
     def step(self) -> None:
         """`d_steps` discriminator steps on separate real and generated minibatches, then a generator step.
 
-        The generator learns from the last of those generated minibatches, whose graph is still there.
+        The generator learns from the last of those generated minibatches, whose graph is still there. Lazy regularisers
+        take a step of their own after either, their gradient multiplied by their interval.
 
         Raises:
             TrainingDiverged: a loss or a gradient is not finite; the weights are those of before its optimiser step.
         """
         config, number = self.config, self.step_count + 1
+        self._grow()
         for k in range(config.d_steps):
-            indices, mirrored = self.sampler.next(config.batch)
-            real = self.data.batch(indices, mirrored).to(self.device)
-            z = self.latents("latents", config.batch, self.step_count * config.d_steps + k)
+            turn = self.step_count * config.d_steps + k
+            real = self._real()
+            z = self.latents("latents", config.batch, turn)
             with torch.set_grad_enabled(k == config.d_steps - 1):
-                fake = self.generator(z)
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake.detach())
+                fake = forward(self.generator, z, config, keyed_generator("mixing", config.seed, turn))
+            of_real, of_fake = (self.augment.before(self.discriminator, turn, call) for call in (REAL, FAKE))
+            real_logits, fake_logits = of_real(real), of_fake(fake.detach())
+            self.augment.observe(real_logits, turn)
             d_loss = self.objective.discriminator(real_logits, fake_logits)
-            self._descend(self.d_optimiser, self.discriminator, d_loss, f"step {number}: the discriminator's")
-            self._clip()
+            whose = f"step {number}: the discriminator's"
+            total = self._penalised(d_loss, real, real_logits, fake, turn)
+            self._descend(self.d_optimiser, self.discriminator, total, whose)
+            if config.r1 and config.r1_every > 1 and turn % config.r1_every == 0:
+                judge = self.augment.before(self.discriminator, turn, R1)
+                penalty = r1_penalty(judge, real, config.r1 * config.r1_every)
+                self._descend(self.d_optimiser, self.discriminator, penalty, whose + " R1")
+            if config.weight_clip is not None:
+                clip_weights_(self.discriminator, config.weight_clip)
 
         self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
-        g_loss = self.objective.generator(self.discriminator(fake))
-        self._descend(self.g_optimiser, self.generator, g_loss, f"step {number}: the generator's")
+        judge = self.augment.before(self.discriminator, turn, GENERATOR)
+        g_loss = self.objective.generator(judge(fake))
+        total, whose, every = g_loss, f"step {number}: the generator's", config.path_length_every
+        if config.path_length and every == 1:
+            total = total + self._path_length(config.path_length)
+        self._descend(self.g_optimiser, self.generator, total, whose)
         self.discriminator.requires_grad_(True)
+        if config.path_length and every > 1 and self.step_count % every == 0:
+            penalty = self._path_length(config.path_length * every)
+            self._descend(self.g_optimiser, self.generator, penalty, whose + " path length")
 
         self.step_count = number
         self.ema.update(self.generator, config.images_per_step, self.images)
         values = torch.stack([d_loss, g_loss, real_logits.mean(), fake_logits.mean()]).detach().tolist()
         self.sums = [total + value for total, value in zip(self.sums, values, strict=True)]
         self.summed += 1
+
+    def _grow(self) -> None:
+        if self.config.grow_from is not None:
+            for network in (self.generator, self.ema.module, self.discriminator):
+                network.grow(*stage(self.config, self.images))
+
+    def _real(self) -> Tensor:
+        """The next real images, as those that the generator makes at its stage."""
+        indices, mirrored = self.sampler.next(self.config.batch)
+        real = self.data.batch(indices, mirrored).to(self.device)
+        if self.config.grow_from is None:
+            return real
+        resolution, alpha = self.generator.grown
+        return shrink(real, self.generator.sizes[resolution], alpha)
+
+    def _penalised(self, loss: Tensor, real: Tensor, real_logits: Tensor, fake: Tensor, turn: int) -> Tensor:
+        """The discriminator's loss and what is added to it in every step."""
+        config, judge = self.config, self.augment.before(self.discriminator, turn, R1)
+        if config.drift:
+            loss = loss + drift(real_logits, config.drift)
+        if self.objective.penalty is not None:
+            draws = keyed_generator("penalty", config.seed, turn)
+            loss = loss + self.objective.penalty(judge, real, fake.detach(), None, draws)
+        if config.r1 and config.r1_every == 1:
+            loss = loss + r1_penalty(judge, real, config.r1)
+        return loss
+
+    def _path_length(self, weight: float) -> Tensor:
+        """The penalty on half a batch of its own latents."""
+        config = self.config
+        z = self.latents("path length", max(config.batch // 2, 1), self.step_count)
+        draws = keyed_generator("path noise", config.seed, self.step_count)
+        ws = mixed_styles(self.generator, z, config, draws)
+        return path_length(self.generator.synthesis, ws, self.mean_path, weight, generator=draws)
 
     def _descend(self, optimiser: torch.optim.Optimizer, module: nn.Module, loss: Tensor, whose: str) -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -91,14 +149,6 @@ class Trainer:
             raise TrainingDiverged(f"{whose} {_first_not_finite(module, loss)}")
         optimiser.step()
 
-    @torch.no_grad()
-    def _clip(self) -> None:
-        limit = self.config.weight_clip
-        if limit is not None:
-            weights = list(self.discriminator.parameters())
-            torch._foreach_clamp_min_(weights, -limit)
-            torch._foreach_clamp_max_(weights, limit)
-
     def take_metrics(self) -> dict[str, float]:
         """Mean losses and logits since the last call."""
         means = {name: total / max(self.summed, 1) for name, total in zip(METRICS, self.sums, strict=True)}
@@ -108,8 +158,9 @@ class Trainer:
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
         """Images [count, C, R, R] of the averaged generator from latents that stay the same over the run."""
+        self._grow()
         z = self.latents("fixed", count)
-        return torch.cat([self.ema.module(part) for part in z.split(self.config.batch)])
+        return torch.cat([self.ema.module.display(part) for part in z.split(self.config.batch)])
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as `gankernels.training.checkpoint.save` takes it."""
@@ -126,6 +177,8 @@ class Trainer:
             "sums": self.sums,
             "summed": self.summed,
             "rng": rng_state(),
+            "mean_path": self.mean_path,
+            "augment": self.augment.state(),
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.ema.module.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
@@ -152,6 +205,8 @@ class Trainer:
             self.d_optimiser.load_state_dict(state["d_optimiser"])
             self.sampler = Sampler(len(self.data), self.config.seed, mirror=self.config.mirror, **state["sampler"])
             self.step_count, self.sums, self.summed = state["step"], state["sums"], state["summed"]
+            self.mean_path.copy_(state["mean_path"])
+            self.augment.load(state["augment"])
             set_rng_state(state["rng"])
             before = state["torch"]
         except KeyError as error:
@@ -169,6 +224,15 @@ class Trainer:
             *(torch.__version__, torch.get_num_threads(), self.device.type),
             *(backend, _backend.cpu_capability()),
         ]
+
+
+def _adam(module: nn.Module, config: TrainConfig, lr: float, weight: float, every: int) -> torch.optim.Adam:
+    """Adam; where a regulariser takes a step of its own every `every` steps, lr and betas are those of as many fewer.
+
+    Karras et al. 2019, arXiv 1912.04958, appendix B.
+    """
+    share = every / (every + 1) if weight and every > 1 else 1.0
+    return torch.optim.Adam(module.parameters(), lr=lr * share, betas=tuple(beta**share for beta in config.betas))
 
 
 def _first_not_finite(module: nn.Module, loss: Tensor) -> str:

@@ -32,17 +32,13 @@ def _log1p_unit(x):
 
 
 @triton.jit
-def _tanh(x, q):
-    far = (1.0 - q) / (1.0 + q)
-    far = tl.where(x < 0, -far, far)
-    if x.dtype == tl.float64:
-        return far
-    z = x * x
+def _tanh_near(x):
+    z = x * x  # |x| < 0.625: a polynomial, within an ulp
     p = -5.70498872745e-3 * z + 2.06390887954e-2
     p = p * z - 5.37397155531e-2
     p = p * z + 1.33314422036e-1
     p = p * z - 3.33332819422e-1
-    return tl.where(tl.abs(x) < 0.625, p * z * x + x, far)
+    return p * z * x + x
 
 
 @triton.jit
@@ -66,8 +62,13 @@ def act_derivative(u, alpha, ACT: tl.constexpr, K: tl.constexpr):
         return tl.where(u > 0, slope if K == 1 else zero, scale * e)
     elif ACT == "tanh":
         q = tl.exp(-2.0 * tl.abs(u))
-        t = _tanh(u, q)
-        d = 4.0 * q / ((1.0 + q) * (1.0 + q))
+        rest = 2.0 * q / (1.0 + q)  # 1 - tanh(|u|)
+        t = tl.where(u < 0, rest - 1.0, 1.0 - rest)
+        d = 2.0 * rest - rest * rest
+        if u.dtype != tl.float64:  # near zero the square is small, and with it its error; far from it the rest is
+            near = tl.abs(u) < 0.625
+            t = tl.where(near, _tanh_near(u), t)
+            d = tl.where(near, 1.0 - t * t, d)
         return t if K == 0 else (d if K == 1 else (-2.0 * t * d if K == 2 else d * (6.0 * t * t - 2.0)))
     else:  # built on the logistic function s
         e = tl.exp(-tl.abs(u))
@@ -91,13 +92,19 @@ def act_derivative(u, alpha, ACT: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def slope_of_output(y, alpha, gain, ACT: tl.constexpr, K: tl.constexpr):
-    """Derivative of order K - 1, in y, of the slope of gain * act written as a function of its output y."""
+    """Derivative of order K - 1, in y, of the slope of gain * act written as a function of its output y.
+
+    For tanh and sigmoid gain is 1.
+    """
     if ACT == "tanh" or ACT == "sigmoid":
-        if K == 1:  # gain - y is exact where it cancels
-            return ((gain - y) * (gain + y) if ACT == "tanh" else y * (gain - y)) / gain
+        if K == 1:
+            if ACT == "sigmoid":
+                return y * (1.0 - y)
+            square = y * y  # 1 - y is exact where the square is near 1
+            return tl.where(square < 0.5, 1.0 - square, (1.0 - y) * (1.0 + y))
         if K == 2:
-            return (-2.0 * y if ACT == "tanh" else gain - 2.0 * y) / gain
-        return tl.full(y.shape, -2.0, y.dtype) / gain
+            return -2.0 * y if ACT == "tanh" else 1.0 - 2.0 * y
+        return tl.full(y.shape, -2.0, y.dtype)
     else:
         return gain * act_derivative(y, alpha, ACT, K)
 

@@ -9,6 +9,9 @@ then are in L1. With few channels (FLAT) taps and channels form one axis instead
 Tiles are [pixels, channels] where x keeps channels last, else [channels, pixels]: neighbours in memory are then
 neighbouring lanes, and 128-bit accesses where sizes and strides allow it. All strides are the tensors' own: nothing is
 copied but, for IEEE float32 in NHWC, the weight.
+
+Numbers for each sample and channel may multiply x as it is loaded, and the result as it is stored, where noise, bias
+and an activation may follow: that is modulated_conv2d, whose weights of a sample are so never written.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
+from gankernels.triton.conv2d_finish import Finish, finished, scaled, scales
 from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
+
+_ALONE = 256  # pixels of an image that pay for tiles of their own
 
 
 @triton.jit
@@ -42,20 +48,15 @@ def _axis(phase, pad, stride, dilation, common, inverse, kernel, TRANSPOSED: tl.
         return 1, -pad, stride, 0, 1, dilation, kernel
 
 
-@triton.jit
-def _finished(total, bias_ptr, channel, known, BIAS: tl.constexpr, LAST: tl.constexpr):
-    """The sums on their way to memory."""
-    if BIAS:
-        total += second(tl.load(bias_ptr + channel, known, 0.0).to(total.dtype), LAST)
-    return total
-
-
 @triton.jit(do_not_specialize=tiles.NUMBERS)
 def _convolve(
-    x_ptr, w_ptr, bias_ptr, y_ptr, batch, in_channels, out_channels, groups, x_height, x_width, y_height, y_width,
+    x_ptr, w_ptr, bias_ptr, y_ptr, z_ptr, x_scale_ptr, y_scale_ptr, noise_ptr,
+    batch, in_channels, out_channels, groups, x_height, x_width, y_height, y_width,
     x_n, x_c, x_y, x_x, w_in, w_out, w_group, w_y, w_x, y_n, y_c, y_y, y_x,
     kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
-    common_y, common_x, inverse_y, inverse_x, size_class,
+    common_y, common_x, inverse_y, inverse_x, size_class, noise_pitch,
+    alpha: tl.float64, gain: tl.float64, clamp: tl.float64, ACT: tl.constexpr, CLAMP: tl.constexpr,
+    ALONE: tl.constexpr,
     TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr,
     PACKED: tl.constexpr, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, X_UNIT: tl.constexpr, W_IN_UNIT: tl.constexpr,
     W_OUT_UNIT: tl.constexpr, Y_C_UNIT: tl.constexpr, Y_X_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr,
@@ -108,11 +109,18 @@ def _convolve(
     else:
         rows = y_height
         columns = y_width
-    pixel = pixel * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = pixel // columns % rows
+    if ALONE:
+        tiles_an_image = tl.cdiv(tl.cdiv(y_height, step_y) * tl.cdiv(y_width, step_x), BLOCK_P)
+        image = pixel // tiles_an_image
+        pixel = pixel % tiles_an_image * BLOCK_P + tl.arange(0, BLOCK_P)
+        row = pixel // columns
+        inside = (row < rows) & (phase_y < y_height) & (phase_x < y_width)
+    else:
+        pixel = pixel * BLOCK_P + tl.arange(0, BLOCK_P)
+        row = pixel // columns % rows
+        image = pixel // columns // rows
+        inside = (image < batch) & (phase_y < y_height) & (phase_x < y_width)
     column = pixel % columns
-    image = pixel // columns // rows
-    inside = (image < batch) & (phase_y < y_height) & (phase_x < y_width)
 
     x_row = row if POINT else row * between_y + start_y
     x_column = column if POINT else column * between_x + start_x
@@ -147,6 +155,11 @@ def _convolve(
             ok &= within(first(x_column, LAST) + x_j_x * move_x, x_width)
             at += x_j_y * move_y * x_y + x_j_x * move_x * x_x
         x = tl.load(x_ptr + at, ok & second(known, LAST), 0.0)
+        if x_scale_ptr is not None:
+            scale = scales(
+                x_scale_ptr, image, inside, group * in_channels + source, known, groups * in_channels, ALONE, LAST
+            )
+            x = scaled(x, scale, WIDEN)
         if PACKED:
             at = w_at + first(lane_k, LAST)
             known = lane_k < in_channels * taps
@@ -168,27 +181,41 @@ def _convolve(
 
     known = channel < out_channels
     channel = group * out_channels + channel
-    total = _finished(total, bias_ptr, channel, known, BIAS, LAST)
-    at = first(image * y_n + (row * step_y + phase_y) * y_y + (column * step_x + phase_x) * y_x, LAST)
+    y_row, y_column = row * step_y + phase_y, column * step_x + phase_x
+    at = first(image * y_n + y_row * y_y + y_column * y_x, LAST) + second(channel * y_c, LAST)
     ok = first(inside, LAST) & second(known, LAST)
-    tl.store(y_ptr + at + second(channel * y_c, LAST), total.to(y_ptr.dtype.element_ty), ok)
+    if z_ptr is not None:
+        tl.store(z_ptr + at, total.to(z_ptr.dtype.element_ty), ok)
+    total = finished(
+        total, bias_ptr, y_scale_ptr, noise_ptr, channel, known, image, inside, y_row * y_width + y_column,
+        groups * out_channels, noise_pitch, alpha, gain, clamp, BIAS, ACT, CLAMP, ALONE, LAST,
+    )  # fmt: skip
+    tl.store(y_ptr + at, total.to(y_ptr.dtype.element_ty), ok)
 
 
 _KEYS = (
     "size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "TRANSPOSED", "LAST",
+    "ACT", "ALONE",
 )  # fmt: skip
 
 
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
-    groups: int, size: list[int], transposed: bool,
+    groups: int, size: list[int], transposed: bool, scale: Tensor | None = None, finish: Finish | None = None,
+    bare: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """conv2d, or conv_transpose2d where `transposed`; `size` is [H, W] of the result."""
+    """conv2d, or conv_transpose2d where `transposed`; `size` is [H, W] of the result.
+
+    `scale`, [N, I], multiplies x on its way in; `finish` comes on the way out, and to `bare`, in the layout of the
+    result, goes what came before.
+    """
+    finish = finish or Finish()
     a_group = weight.shape[0] // groups
     in_channels, out_channels = (a_group, weight.shape[1]) if transposed else (weight.shape[1], a_group)
     y = empty_result(x, weight, (x.shape[0], out_channels * groups, *size))
     if not y.numel():
         return y
+    scale, y_scale, noise = (t if t is None else t.contiguous() for t in (scale, finish.scale, finish.noise))
     plan, last = tiles.Plan(x.dtype), x.stride(1) == 1
     if plan.how == "plain" and last and not transposed and weight.stride(1) == 1:
         # Without tensor cores a dot reads columns of the weight: in channels_last each would lie in one bank.
@@ -206,7 +233,10 @@ def convolve(
     inverse = [pow(d // c, -1, s // c) for s, d, c in zip(stride, dilation, common, strict=True)]
     w_y, w_x = weight.stride()[2:]
     point = not strided and [*weight.shape[2:], *stride, *padding] == [1, 1, 1, 1, 0, 0]
-    pixels = x.shape[0] * triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
+    an_image = triton.cdiv(size[0], steps[0]) * triton.cdiv(size[1], steps[1])
+    pixels = x.shape[0] * an_image
+    # Numbers a sample are then one line for a tile, not one for each of its pixels; small images would leave gaps.
+    alone = (scale is not None or y_scale is not None) and an_image >= _ALONE
     taps = [triton.cdiv(k, s) for k, s in zip(weight.shape[2:], steps, strict=True)]
     flat = taps != [1, 1] and (not last or tiles.few(in_channels, taps[0] * taps[1], plan.block))
     # Every phase has as many taps: then the division by their number is by a constant.
@@ -236,13 +266,16 @@ def convolve(
     }
 
     def grid(meta):
-        tile = triton.cdiv(pixels, meta["BLOCK_P"]) * steps[0] * steps[1]
-        return (tile * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
+        tile = triton.cdiv(an_image, meta["BLOCK_P"]) * x.shape[0] if alone else triton.cdiv(pixels, meta["BLOCK_P"])
+        return (tile * steps[0] * steps[1] * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
 
-    plan.tuned(_convolve, _KEYS)[grid](
-        x, weight, bias, y, x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
+    plan.tuned(_convolve, _KEYS, scale is not None)[grid](
+        x, weight, bias, y, bare, scale, y_scale, noise,
+        x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, w_group, w_y, w_x, *y.stride(),
         *weight.shape[2:], *stride, *padding, *dilation, *common, *inverse, tiles.size_class(pixels),
+        size[0] * size[1] if noise is not None and noise.shape[0] > 1 else 0, finish.alpha, finish.gain, finish.clamp,
+        ACT=finish.act, CLAMP=finish.clamp >= 0, ALONE=alone,
         TRANSPOSED=strided, POINT=point, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
         TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
         **units, **plan.constants,

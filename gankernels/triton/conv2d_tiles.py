@@ -17,7 +17,7 @@ NUMBERS = (
     "small_height", "small_width", "large_height", "large_width", "small_n", "small_c", "small_y", "small_x",
     "large_n", "large_c", "large_y", "large_x", "out_split", "out_o", "out_i", "out_y", "out_x",
     "kernel_y", "kernel_x", "stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x",
-    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits",
+    "common_y", "common_x", "inverse_y", "inverse_x", "size_class", "splits", "noise_pitch",
 )  # fmt: skip
 
 
@@ -100,8 +100,8 @@ class Plan:
             "BLOCK_K": self.block,
         }
 
-    def tuned(self, kernel, keys: tuple[str, ...]):
-        return tuned(kernel, self.how, keys, self.backend)
+    def tuned(self, kernel, keys: tuple[str, ...], scaled: bool):
+        return tuned(kernel, self.how, keys, self.backend, scaled)
 
 
 def size_class(pixels: int) -> int:
@@ -123,20 +123,24 @@ def _suiting(configs, arguments, **constants):
         for c in configs
         if channels // 2 <= c.kwargs["BLOCK_C"] <= channels and min(64, pixels) <= c.kwargs["BLOCK_P"] <= pixels
     ]
-    if constants.get("TRANSPOSED") and not constants["LAST"]:  # their addresses leave too few registers
-        fit = [c for c in fit if c.kwargs["BLOCK_P"] * c.kwargs["BLOCK_C"] <= 1024 * c.num_warps]
+    # What leaves too few registers: addresses of a transposed convolution in NCHW, and numbers for each pixel.
+    strided = constants.get("TRANSPOSED") and not constants["LAST"]
+    scaled = arguments.get("x_scale_ptr") is not None
+    together = (scaled or arguments.get("y_scale_ptr") is not None) and not constants["ALONE"]
+    most = 512 if strided and together else 1024 if strided or together or (scaled and not constants["LAST"]) else 2048
+    fit = [c for c in fit if c.kwargs["BLOCK_P"] * c.kwargs["BLOCK_C"] <= most * c.num_warps]
     return fit or configs[-1:]
 
 
 @cache
-def tuned(kernel, how: str, keys: tuple[str, ...], backend: str):
-    """`kernel` with the tiles of `how`."""
+def tuned(kernel, how: str, keys: tuple[str, ...], backend: str, scaled: bool):
+    """`kernel` with the tiles of `how`; an operand that is `scaled` on its way in passes through registers."""
     configs = [
         triton.Config(
             {"BLOCK_P": pixels, "BLOCK_C": channels},
             num_warps=warps,
             num_stages=stages,
-            maxnreg=registers if backend == "cuda" else None,
+            maxnreg=None if backend != "cuda" else 255 if scaled else registers,
         )
         for pixels, channels, warps, stages, registers in TILES[how]
     ]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gankernels.ops.conv2d_op import empty_result
 from gankernels.triton import conv2d_tiles as tiles
+from gankernels.triton.conv2d_finish import scaled, scales
 from gankernels.triton.conv2d_tiles import first, multiple, second, unit, within
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100
@@ -22,12 +23,13 @@ _PROGRAMS = 264  # two for each multiprocessor of an H100
 
 @triton.jit(do_not_specialize=tiles.NUMBERS)
 def _correlate(
-    small_ptr, large_ptr, out_ptr, batch, out_channels, in_channels, groups, small_height, small_width,
+    small_ptr, large_ptr, out_ptr, small_scale_ptr, large_scale_ptr,
+    batch, out_channels, in_channels, groups, small_height, small_width,
     large_height, large_width, small_n, small_c, small_y, small_x, large_n, large_c, large_y, large_x,
     out_split, out_o, out_i, out_y, out_x, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x,
     dilation_y, dilation_x, splits, size_class,
     LAST: tl.constexpr, FLAT: tl.constexpr, SMALL_UNIT: tl.constexpr, LARGE_UNIT: tl.constexpr,
-    OUT_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
+    OUT_UNIT: tl.constexpr, ALONE: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     # Here BLOCK_C is of the small image's channels, BLOCK_P of the columns, BLOCK_K of the pixels.
@@ -96,9 +98,23 @@ def _correlate(
         x_from = column * stride_x - pad_x
         y_here = first(y_from, LAST) + move_y
         x_here = first(x_from, LAST) + move_x
+        # Of one image each, blocks of pixels take one line of its numbers.
+        which = start // (small_height * small_width) if ALONE else image
+        if small_scale_ptr is not None:
+            numbers = scales(
+                small_scale_ptr, which, pixel < pixels, group * out_channels + o, o_known, groups * out_channels,
+                ALONE, LAST,
+            )  # fmt: skip
+            small = scaled(small, numbers, WIDEN)
         inside &= within(y_here, large_height) & within(x_here, large_width)
         at = first(image * large_n + y_from * large_y + x_from * large_x, LAST) + large_at
         large = tl.load(large_ptr + at, inside & second(i_known, LAST), 0.0)
+        if large_scale_ptr is not None:
+            numbers = scales(
+                large_scale_ptr, which, pixel < pixels, group * in_channels + i, i_known, groups * in_channels,
+                ALONE, LAST,
+            )  # fmt: skip
+            large = scaled(large, numbers, WIDEN)
         if WIDEN:
             small, large = small.to(acc_t), large.to(acc_t)
         if LAST:
@@ -110,7 +126,10 @@ def _correlate(
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), o_known[:, None] & i_known[None, :])
 
 
-_KEYS = ("size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "LAST", "splits")
+_KEYS = (
+    "size_class", "in_channels", "out_channels", "kernel_y", "kernel_x", "stride_y", "stride_x", "LAST", "splits",
+    "ALONE",
+)  # fmt: skip
 
 
 def splits_of(pixels: int, block: int, programs: int) -> int:
@@ -120,9 +139,12 @@ def splits_of(pixels: int, block: int, programs: int) -> int:
 
 def weight_grad(
     small: Tensor, large: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int,
-    kernel: list[int],
+    kernel: list[int], small_scale: Tensor | None = None, large_scale: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The derivative by the weight: [channels of small, channels of large / groups, *kernel]."""
+    """The derivative by the weight: [channels of small, channels of large / groups, *kernel].
+
+    Numbers [N, channels] multiply an image on its way in.
+    """
     out_channels, in_channels = small.shape[1] // groups, large.shape[1] // groups
     out = empty_result(small, large, (small.shape[1], in_channels, *kernel))
     pixels = small.shape[0] * small.shape[2] * small.shape[3]
@@ -161,11 +183,15 @@ def weight_grad(
         "LARGE_UNIT": unit(large.element_size(), large_c, in_channels, large_n, large_y, large_x) if last else 1,
         "OUT_UNIT": unit(sums.element_size(), out_i, in_channels, split, out_o, out_y, out_x) if not flat else 1,
     }
-    plan.tuned(_correlate, _KEYS)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
-        small, large, sums, small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
+    numbers = [t if t is None else t.contiguous() for t in (small_scale, large_scale)]
+    scaled_in = any(t is not None for t in numbers)
+    alone = scaled_in and small.shape[2] * small.shape[3] % plan.block == 0
+    plan.tuned(_correlate, _KEYS, scaled_in)[lambda meta: (count(meta["BLOCK_C"], meta["BLOCK_P"]) * splits,)](
+        small, large, sums, *numbers,
+        small.shape[0], out_channels, in_channels, groups, *small.shape[2:], *large.shape[2:],
         *small.stride(), *large.stride(), *strides, *kernel, *stride, *padding, *dilation, splits,
         tiles.size_class(in_channels * kernel[0] * kernel[1] if flat else in_channels),
-        LAST=last, FLAT=flat, BIG=tiles.needs_64_bit(small, large, sums),
+        LAST=last, FLAT=flat, ALONE=alone, BIG=tiles.needs_64_bit(small, large, sums),
         **units, **plan.constants,
     )  # fmt: skip
     return out if splits == 1 else out.copy_(sums.sum(0))

@@ -94,6 +94,7 @@ def launch(
         wide = max(1 if inner == 1 else 16, 1024 // channels)
         _norm[(triton.cdiv(vectors, wide),)](
             x, g, v, for_x, for_g, vectors, count, inner, eps, K=order, FOR_X=wanted[1], FOR_G=wanted[0],
-            BIG=x.numel() > 2**31 - channels * wide, CHANNELS=channels, WIDE=wide, num_warps=4,
+            BIG=x.numel() > 2**31 - channels * wide, CHANNELS=channels, WIDE=wide,
+            num_warps=max(4, min(16, channels * wide // 256)),
         )  # fmt: skip
     return tuple(x.new_empty(0) if t is None else t for t in (for_g, for_x))

@@ -41,8 +41,8 @@ class _Tuning:
 
     def restore(self):
         for name, value in self.before.items():
-            # An expanded tensor is only ever an input; copying into it is refused by PyTorch.
-            if 0 not in self.tensors[name].stride():
+            # Inputs are left alone: a graph may hold them, and PyTorch refuses to copy into expanded ones.
+            if not torch.equal(self.tensors[name], value):
                 self.tensors[name].detach().copy_(value)
 
     def run(self, config):

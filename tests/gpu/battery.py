@@ -102,6 +102,8 @@ class OnGpu:
     test_compile_dynamic_shapes = None
     test_compile_follows_the_forced_backend = None
     test_opcheck = None
+    test_export = None
+    test_onnx = None
     test_threads_do_not_change_the_result = None
     test_unusable_backend_raises_with_the_reason = None
     test_bad_input = None

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Record:
-    """One launch: kernel, compiled form, grid, arguments by name; `run` is the emulator's, None when compile-only."""
+    """One launch: kernel, compiled form, grid, arguments, stream; `run` is the emulator's, None if only compiled."""
 
     name: str
     compiled: object
     grid: tuple
     arguments: dict
     run: object = None
+    stream: object = None
 
     @property
     def counters(self):

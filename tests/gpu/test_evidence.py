@@ -24,8 +24,7 @@ def test_limits(op, case):
     assert not check.breaches(case, measure.traffic(launches))
     for cc in (80, 90):
         for name, threads, facts in measure.compiled(op, case, cc, launches):
-            found = check.static_breaches(case, cc, threads, facts, "_sums" not in name, case.stores(name))
-            assert not found, f"{name} for sm_{cc}"
+            assert not check.static_breaches(case, cc, name, threads, facts), f"{name} for sm_{cc}"
 
 
 GOOD = static.Facts(40, 0, 0, 0, 2, 1, 1, 0, 0, 100)
@@ -43,17 +42,17 @@ CASE = next(iter(bias_act.cases()))
     ],
 )
 def test_a_bad_kernel_is_found(change, what):
-    assert not check.static_breaches(CASE, 80, 256, GOOD)
-    assert what in "; ".join(check.static_breaches(CASE, 80, 256, replace(GOOD, **change)))
+    assert not check.static_breaches(CASE, 80, "kernel", 256, GOOD)
+    assert what in "; ".join(check.static_breaches(CASE, 80, "kernel", 256, replace(GOOD, **change)))
 
 
 def test_a_kernel_of_sums_needs_wide_loads_but_no_wide_stores():
-    facts, case = replace(GOOD, wide_stores=0), replace(CASE, sums=("_reduce",))
-    assert case.stores("apply")
-    assert not case.stores("op_reduce<float>")
-    assert check.static_breaches(case, 80, 256, facts)
-    assert not check.static_breaches(case, 80, 256, facts, stores=False)
-    assert check.static_breaches(case, 80, 256, replace(facts, wide_loads=0), stores=False)
+    facts, case = replace(GOOD, wide_stores=0), replace(CASE, sums=("_reduce",), few=("_fill",))
+    assert check.static_breaches(case, 80, "op_apply<float>", 256, facts) == ["no 128-bit store"]
+    assert not check.static_breaches(case, 80, "op_reduce<float>", 256, facts)
+    facts = replace(facts, wide_loads=0)
+    assert check.static_breaches(case, 80, "op_reduce<float>", 256, facts) == ["no 128-bit load"]
+    assert not check.static_breaches(case, 80, "op_fill<float>", 256, facts)
 
 
 @pytest.mark.parametrize(

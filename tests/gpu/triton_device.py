@@ -40,6 +40,8 @@ def target_of(cc):
 class FakeDriver(DriverBase):
     """What Triton's runtime asks of a driver, answered without a GPU."""
 
+    stream = 0  # the current one; tests set another
+
     def __init__(self, cc):
         self.cc = cc
 
@@ -57,7 +59,7 @@ class FakeDriver(DriverBase):
         pass
 
     def get_current_stream(self, device=None):
-        return 0
+        return self.stream
 
     def get_active_torch_device(self):
         return torch.device("cpu")
@@ -114,7 +116,7 @@ def _patched(cc, log, execute):
             if compiled.metadata.shared > SHARED_LIMIT[cc]:
                 raise OutOfResources(compiled.metadata.shared, SHARED_LIMIT[cc], "shared memory")
             grid, arguments = (grid_0, grid_1, grid_2), dict(zip(compiled.src.fn.arg_names, args, strict=False))
-            record = Record(compiled.src.fn.__name__, compiled, grid, arguments)
+            record = Record(compiled.src.fn.__name__, compiled, grid, arguments, stream=stream)
             if execute is not None and min(grid) > 0:
                 record.run = execute(compiled, grid, arguments)
             log.add(record)

@@ -4,8 +4,22 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 """
 
 OPERATORS = (
-    "bias_act", "batch_norm_act", "adain", "conditional_batch_norm", "spade_norm", "conv2d", "per_sample", "upfirdn2d",
-)  # fmt: skip
+    "adain",
+    "batch_norm_act",
+    "bias_act",
+    "conditional_batch_norm",
+    "conv2d",
+    "filtered_lrelu",
+    "grid_sample2d",
+    "minibatch_stddev",
+    "modulate_act",
+    "modulated_conv2d",
+    "per_sample",
+    "pixel_norm",
+    "spade_norm",
+    "spectral_norm",
+    "upfirdn2d",
+)
 SOURCE_OF = dict.fromkeys(("adain", "conditional_batch_norm", "spade_norm"), "batch_norm_act")
 """The stem of the CUDA sources of operators that have none of their own."""
 TARGETS = (75, 80, 86, 89, 90, 100, 120)

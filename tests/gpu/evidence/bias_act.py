@@ -56,4 +56,5 @@ def cases():
                 yield Case(
                     backend, f"backward {what}", _backward(dtype, layout), 3 * size + 2 * bias, 9 * size + bias,
                     1 if backend == "triton" else 2, requested=1.25, registers=80, occupancy=0.33,
+                    sums=("_sums",), few=("_sums",),
                 )  # fmt: skip

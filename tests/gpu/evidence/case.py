@@ -26,8 +26,13 @@ class Case:
     registers: int = 64  # most a thread on NVIDIA
     occupancy: float = 0.5  # least share of a multiprocessor's threads
     dot: bool = False  # a 16-bit dot, which must use tensor cores
-    sums: tuple[str, ...] = ()  # parts of the names of kernels that write nothing but sums
+    sums: tuple[str, ...] = ()  # parts of the names of kernels that write nothing but sums, whose stores are narrow
+    few: tuple[str, ...] = ()  # of kernels over partial sums or over a plane a sample, whose accesses are
 
-    def stores(self, kernel):
-        """Whether a kernel writes a tensor, which takes 128-bit stores."""
-        return not any(part in kernel for part in self.sums)
+    def loads_wide(self, kernel):
+        """Whether a kernel is to read tensors by 128-bit loads."""
+        return self.wide and not self.dot and not any(part in kernel for part in self.few)
+
+    def stores_wide(self, kernel):
+        """Whether a kernel is to write tensors by 128-bit stores."""
+        return self.loads_wide(kernel) and not any(part in kernel for part in self.sums)

@@ -19,18 +19,18 @@ def breaches(case, traffic):
     return found
 
 
-def static_breaches(case, cc, threads, facts, main=True, stores=True):
-    """What a compiled kernel has beyond its limits; `main` is false for a second kernel over partial sums, `stores` for
-    one that writes nothing but sums."""
+def static_breaches(case, cc, kernel, threads, facts):
+    """What a compiled kernel has beyond its limits."""
     found = []
     if facts.stack or facts.spills:
         found.append(f"{facts.stack} bytes of stack, {facts.spills} spills")
     if case.dot and cc != 75 and not facts.tensor_core:
         found.append("no tensor core instruction")
     if cc in static.MULTIPROCESSOR:  # AMD's wavefronts are twice as wide: the same tile is 64 bits a lane there
-        reads_and_writes_wide = facts.wide_loads and (facts.wide_stores or not stores)
-        if main and case.wide and not case.dot and not reads_and_writes_wide:
-            found.append("no 128-bit load or no 128-bit store")
+        if case.loads_wide(kernel) and not facts.wide_loads:
+            found.append("no 128-bit load")
+        if case.stores_wide(kernel) and not facts.wide_stores:
+            found.append("no 128-bit store")
         if facts.registers > case.registers:
             found.append(f"{facts.registers} registers, at most {case.registers}")
     if (share := static.occupancy(cc, facts, threads)) < case.occupancy:

@@ -83,8 +83,7 @@ def operator(op, targets=(*TARGETS, *AMD_TARGETS), note=print):
             for name, threads, facts in measure.compiled(op, case, cc, launches):
                 row = name if case.backend == "cuda" else f"{name}, {case.name}"
                 kernels.setdefault((case.backend, row), {})[cc] = (threads, facts)
-                main = not name.startswith(f"{op}_sums")
-                found = check.static_breaches(case, cc, threads, facts, main, case.stores(name))
+                found = check.static_breaches(case, cc, name, threads, facts)
                 failures += [f"{op}, {case.backend} {row} for {cc}: {breach}" for breach in found]
         note(f"{op}: {case.backend} {case.name}")
     rows = []
