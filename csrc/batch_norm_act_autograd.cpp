@@ -1,7 +1,10 @@
-// Schema and autograd of batch_norm_act: forward, backward and double backward each an operator of its own.
+// Schema and autograd of batch_norm_act and instance_norm_act: forward, backward and double backward each an operator
+// of its own, the latter two for both. Where mean is [N, C] the statistics are each sample's. weight and bias are [C],
+// [N, C] or, as 1 + scale and shift, of the shape of x.
 //
 // The operators are functional: running statistics are read in evaluation, and what training adds to them is returned.
 #include <ATen/Functions.h>
+#include <ATen/OpMathType.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -19,6 +22,9 @@ using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 using Forward = Four(const Tensor&, const optional<Tensor>&, const optional<Tensor>&, const optional<Tensor>&,
                      const optional<Tensor>&, bool, double, c10::string_view, double, double);
+using Instance = Three(const Tensor&, const optional<Tensor>&, const optional<Tensor>&, double, c10::string_view,
+                       double, double);
+using Statistics = std::tuple<Tensor, Tensor>(const Tensor&, double);
 using Backward = Three(const Tensor&, const Tensor&, const optional<Tensor>&, const optional<Tensor>&, const Tensor&,
                        const Tensor&, bool, c10::string_view, double, double, std::array<bool, 3>);
 using Second = Four(const optional<Tensor>&, const optional<Tensor>&, const optional<Tensor>&, const Tensor&,
@@ -27,6 +33,14 @@ using Second = Four(const optional<Tensor>&, const optional<Tensor>&, const opti
 
 const c10::TypedOperatorHandle<Forward>& forward_op() {
   static const auto op = find<Forward>("gankernels_native::batch_norm_act");
+  return op;
+}
+const c10::TypedOperatorHandle<Instance>& instance_op() {
+  static const auto op = find<Instance>("gankernels_native::instance_norm_act");
+  return op;
+}
+const c10::TypedOperatorHandle<Statistics>& statistics_op() {
+  static const auto op = find<Statistics>("gankernels_native::instance_statistics");
   return op;
 }
 const c10::TypedOperatorHandle<Backward>& backward_op() {
@@ -66,19 +80,27 @@ std::array<bool, count> needs(AutogradContext* ctx, const std::array<bool, count
 struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const optional<Tensor>& weight,
                                const optional<Tensor>& bias, const optional<Tensor>& running_mean,
-                               const optional<Tensor>& running_var, double eps, const Config& c) {
+                               const optional<Tensor>& running_var, double eps, const Config& c, bool instance) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, mean, invstd, var] =
-        forward_op().call(x, weight, bias, running_mean, running_var, c.training, eps, c.act, c.alpha, c.gain);
+    Tensor y, mean, invstd, var;
+    if (instance)
+      std::tie(y, mean, invstd) = instance_op().call(x, weight, bias, eps, c.act, c.alpha, c.gain);
+    else
+      std::tie(y, mean, invstd, var) =
+          forward_op().call(x, weight, bias, running_mean, running_var, c.training, eps, c.act, c.alpha, c.gain);
     c.keep(ctx);
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({x, or_undefined(weight), or_undefined(bias), mean, invstd});
+    if (instance) {
+      ctx->mark_non_differentiable({mean, invstd});
+      return {y, mean, invstd};
+    }
     ctx->mark_non_differentiable({mean, invstd, var});
     return {y, mean, invstd, var};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list out(7);
+    variable_list out(8);
     const auto saved = ctx->get_saved_variables();
     const auto wanted = needs<3>(ctx, {true, saved[1].defined(), saved[2].defined()});
     if (!grads[0].defined() || !(wanted[0] || wanted[1] || wanted[2])) return out;
@@ -128,6 +150,33 @@ struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
   }
 };
 
+// Mean and deviation, whose gradient (g_mean + g_deviation (x - mean) / deviation) / size is itself a normalisation:
+// its derivatives are those of instance_norm_act.
+struct StatisticsFunction : torch::autograd::Function<StatisticsFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, double eps) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [mean, deviation] = statistics_op().call(x, eps);
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["eps"] = eps;
+    ctx->save_for_backward({x});
+    return {mean, deviation};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    if (!(grads[0].defined() || grads[1].defined()) || !ctx->needs_input_grad(0)) return variable_list(2);
+    const Tensor x = ctx->get_saved_variables()[0];
+    const auto options = x.options().dtype(at::toOpMathType(x.scalar_type()));
+    const auto size = at::IntArrayRef(x.sizes()).slice(2);
+    const double over = 1.0 / c10::multiply_integers(size);
+    const auto share = [&](const Tensor& g) {
+      return g.defined() ? g.mul(over) : at::zeros({x.size(0), x.size(1)}, options);
+    };
+    const auto gx =
+        instance_op().call(x, share(grads[1]), share(grads[0]), ctx->saved_data["eps"].toDouble(), "linear", 0, 1);
+    return {std::get<0>(gx), Tensor()};
+  }
+};
+
 struct SecondFunction : torch::autograd::Function<SecondFunction> {
   static variable_list forward(AutogradContext* ctx, const optional<Tensor>& v, const optional<Tensor>& p,
                                const optional<Tensor>& q, const Tensor& gy, const Tensor& x,
@@ -142,7 +191,7 @@ struct SecondFunction : torch::autograd::Function<SecondFunction> {
   static variable_list backward(AutogradContext*, variable_list) {
     TORCH_CHECK(false,
                 "batch_norm_act: the derivative of order 3 is not supported by the compiled backends; use "
-                "gankernels.backend('reference')");
+                "gankernels.backend('reference') (its kernels are those of all normalisations)");
   }
 };
 
@@ -150,8 +199,21 @@ Four forward_autograd(const Tensor& x, const optional<Tensor>& weight, const opt
                       const optional<Tensor>& running_mean, const optional<Tensor>& running_var, bool training,
                       double eps, c10::string_view act, double alpha, double gain) {
   const auto out = ForwardFunction::apply(x, weight, bias, running_mean, running_var, eps,
-                                          Config{training, std::string(act), alpha, gain});
+                                          Config{training, std::string(act), alpha, gain}, false);
   return {out[0], out[1], out[2], out[3]};
+}
+
+Three instance_autograd(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias, double eps,
+                        c10::string_view act, double alpha, double gain) {
+  const optional<Tensor> none;
+  const auto out =
+      ForwardFunction::apply(x, weight, bias, none, none, eps, Config{true, std::string(act), alpha, gain}, true);
+  return {out[0], out[1], out[2]};
+}
+
+std::tuple<Tensor, Tensor> statistics_autograd(const Tensor& x, double eps) {
+  const auto out = StatisticsFunction::apply(x, eps);
+  return {out[0], out[1]};
 }
 
 Three backward_autograd(const Tensor& gy, const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias,
@@ -179,6 +241,10 @@ TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
       "training, "
       "float eps, str act, float alpha, float gain) -> (Tensor y, Tensor mean, Tensor invstd, Tensor var)");
   m.def(
+      "instance_norm_act(Tensor x, Tensor? weight, Tensor? bias, float eps, str act, float alpha, float gain) "
+      "-> (Tensor y, Tensor mean, Tensor invstd)");
+  m.def("instance_statistics(Tensor x, float eps) -> (Tensor mean, Tensor deviation)");
+  m.def(
       "batch_norm_act_backward(Tensor gy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, "
       "bool training, str act, float alpha, float gain, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def(
@@ -189,6 +255,8 @@ TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
 
 TORCH_LIBRARY_IMPL(gankernels_native, Autograd, m) {
   m.impl("batch_norm_act", &forward_autograd);
+  m.impl("instance_norm_act", &instance_autograd);
+  m.impl("instance_statistics", &statistics_autograd);
   m.impl("batch_norm_act_backward", &backward_autograd);
   m.impl("batch_norm_act_double_backward", &second_autograd);
 }

@@ -28,7 +28,10 @@ def taps():
 
 ACT = {"act": "lrelu", "alpha": 0.2, "gain": 1.0}
 MODULATED = {"x": image(), "weight": R(5, 4, 3, 3), "styles": R(4, 4), "up": 2, "down": 2, "resample_filter": taps()}
+RUNNING = {"running_mean": R(4), "running_var": R(4).abs(), "training": False, "momentum": 0.1, "eps": 1e-5}
 GOOD = {
+    "adain": {"x": image(), "scale": R(4, 4), "shift": R(4, 4), "eps": 1e-5},
+    "adain_from": {"content": image(), "style": R(4, 4, 3, 3), "eps": 1e-5},
     "add_noise": {"x": image(), "noise": R(4, 1, 6, 6), "strength": R(4)},
     "affine_grid_sample2d": {"x": image(), "theta": R(4, 2, 3), "size": [3, 3]},
     "batch_norm_act": {
@@ -36,6 +39,7 @@ GOOD = {
         "training": False, "momentum": 0.1, "eps": 1e-5, **ACT,
     },
     "bias_act": {"x": image(), "bias": R(4), **ACT, "clamp": 1.0},
+    "conditional_batch_norm": {"x": image(), "scale": R(4, 4), "shift": R(4, 4), **RUNNING, **ACT},
     "conv2d": {
         "x": image(), "weight": R(6, 2, 3, 3), "bias": R(6), "stride": 1, "padding": 1, "dilation": 1, "groups": 2,
     },
@@ -52,6 +56,7 @@ GOOD = {
     },
     "gradient_reversal": {"x": image(), "lam": 1.0},
     "grid_sample2d": {"x": image(), "grid": R(4, 3, 3, 2)},
+    "instance_norm_act": {"x": image(), "weight": R(4), "bias": R(4), "eps": 1e-5, **ACT},
     "maxout": {"x": image(), "pieces": 2},
     "minibatch_stddev": {"x": image(), "group_size": 2, "num_channels": 1},
     "modulate_act": {"x": image(), "scale": R(4, 4), "bias": R(4), "noise": R(4, 1, 6, 6), **ACT, "clamp": 1.0},
@@ -62,6 +67,7 @@ GOOD = {
     "pixel_shuffle_act": {"x": image(), "upscale_factor": 2, "bias": R(4), **ACT, "clamp": 1.0},
     "self_attention2d": {"q": image(), "k": R(4, 4, 3, 3), "v": R(4, 5, 3, 3), "scale": 1.0},
     "setup_filter": {"f": taps(), "gain": 1.0},
+    "spade_norm": {"x": image(), "scale": image(), "shift": image(), **RUNNING, **ACT},
     "sum_squares_per_sample": {"x": image()},
     "upfirdn2d": {"x": image(), "filter": taps(), "up": 2, "down": 2, "padding": 1, "gain": 1.0},
     "upsample2d": {"x": image(), "f": taps(), "up": 2, "gain": 1.0},
@@ -72,7 +78,7 @@ ANY_SHAPE = {"gradient_reversal", "norm_per_sample", "sum_squares_per_sample"}  
 FEWER = {(name, "x") for name in ANY_SHAPE | {"maxout", "pixel_norm"}}  # dimensions that are welcome too
 FEWER |= {(name, "noise") for name in ("modulate_act", "modulated_conv2d")}
 FEWER |= {("add_noise", "strength"), ("setup_filter", "f")}
-MORE = {(name, "x") for name in ANY_SHAPE | {"bias_act", "batch_norm_act", "maxout", "pixel_norm"}}
+MORE = {(name, "x") for name in ANY_SHAPE | {"bias_act", "batch_norm_act", "instance_norm_act", "maxout", "pixel_norm"}}
 FILTERS = {"f", "filter", "fu", "fd", "resample_filter"}
 FACTORS = {"up", "down", "stride", "dilation", "groups", "pieces", "upscale_factor", "group_size", "num_channels"}
 CHANNELS = {  # where an argument has one channel too many, what the message names

@@ -1,7 +1,8 @@
 // The loops of batch_norm_act, compiled once for each instruction set (foreach_isa.h).
 //
-// A tile is at most kTile numbers of up to three inputs as accumulation-type numbers. Its factors are one set for all
+// A tile is at most kTile numbers of each input as accumulation-type numbers. Its factors are one set for all
 // (Each = false: a tile of one channel) or one set an element (a tile across channels, the layout of channels_last).
+#include "cpu/batch_norm_act_parts.h"
 
 template <class C, bool Each>
 struct Factors;
@@ -23,90 +24,19 @@ struct Factors<C, true> {
   C get(int j, int64_t i) const { return source[j * pitch + i]; }
 };
 
-// The elementwise parts. terms() gives what is summed at an element, values() what is written.
-template <class C>
-struct MeanPart {
-  static constexpr int kTerms = 1;
-  template <class F>
-  static GK_HD void terms(const C* x, const C*, const C*, int64_t i, const F&, const ActNumbers<C>&, C* out) {
-    out[0] = x[i];
-  }
-};
-
-template <class C>
-struct SpreadPart {
-  static constexpr int kTerms = 1;
-  template <class F>
-  static GK_HD void terms(const C* x, const C*, const C*, int64_t i, const F& f, const ActNumbers<C>&, C* out) {
-    const C centred = x[i] - f.get(0, i);
-    out[0] = centred * centred;
-  }
-};
-
-template <Act A, class C>
-struct ForwardPart {
-  static constexpr int kValues = 1;
-  template <class F>
-  static GK_HD void values(const C* x, const C*, const C*, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
-    const C u = (x[i] - f.get(0, i)) * f.get(1, i) + f.get(2, i);
-    out[0] = p.gain * act_derivative<A, 0>(u, p.alpha);
-  }
-};
-
-template <Act A, class C>
-struct BackwardPart {
-  static constexpr int kTerms = kNormBackwardSums, kValues = 1;
-  template <class F>
-  static GK_HD void terms(const C* x, const C* g, const C*, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
-    const C centred = x[i] - f.get(0, i);
-    const C u = centred * f.get(1, i) + f.get(2, i);
-    norm_backward_terms(g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha)), centred, out);
-  }
-  template <class F>
-  static GK_HD void values(const C* x, const C* g, const C*, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
-    const C centred = x[i] - f.get(0, i);
-    const C u = centred * f.get(1, i) + f.get(2, i);
-    const C d = g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha));
-    out[0] = f.get(3, i) * d + f.get(4, i) * centred + f.get(5, i);
-  }
-};
-
-template <Act A, class C>
-struct SecondPart {
-  static constexpr bool kSmooth = A != Act::linear && A != Act::relu && A != Act::lrelu;
-  static constexpr int kTerms = kSmooth ? kNormSecondSums : kNormSecondSumsLinear, kValues = 2;
-  template <class F>
-  static GK_HD void terms(const C* x, const C* g, const C* v, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
-    const C centred = x[i] - f.get(0, i);
-    const C u = centred * f.get(1, i) + f.get(2, i);
-    const C h = kSmooth ? g[i] * (p.gain * act_derivative<A, 2>(u, p.alpha)) : C(0);
-    norm_second_terms<kSmooth>(g[i] * (p.gain * act_derivative<A, 1>(u, p.alpha)), h, v[i], centred, out);
-  }
-  template <class F>
-  static GK_HD void values(const C* x, const C* g, const C* v, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
-    const C centred = x[i] - f.get(0, i);
-    const C u = centred * f.get(1, i) + f.get(2, i);
-    const C slope = p.gain * act_derivative<A, 1>(u, p.alpha);
-    const C t = f.get(3, i) * v[i] + f.get(4, i) * centred + f.get(5, i);
-    out[0] = slope * t;
-    out[1] = f.get(7, i) * (g[i] * slope) + f.get(8, i) * v[i] + f.get(9, i) * centred + f.get(10, i);
-    if constexpr (kSmooth) out[1] += f.get(6, i) * (g[i] * (p.gain * act_derivative<A, 2>(u, p.alpha))) * t;
-  }
-};
-
 // Adds a tile's terms: to totals[term] as a whole, or to sums[term * pitch + element].
 template <class Part, class C, bool Each>
-void reduce_tile(const C* const* in, int64_t n, const C* factors, int64_t pitch, const ActNumbers<C>& numbers,
+void reduce_tile(const NormInputs<C>& inputs, int64_t n, const C* factors, int64_t pitch, const ActNumbers<C>& numbers,
                  double* totals, C* sums) {
   constexpr int kTerms = Part::kTerms;
-  const C *x = in[0], *g = in[1], *v = in[2];
+  const NormInputs<C> in = inputs;
   const ActNumbers<C> p = numbers;
   const Factors<C, Each> f(factors, pitch);
   if constexpr (Each) {
     GK_IVDEP
     for (int64_t i = 0; i < n; ++i) {
       C terms[kTerms];
-      Part::terms(x, g, v, i, f, p, terms);
+      Part::terms(in, i, f, p, terms);
       for (int k = 0; k < kTerms; ++k) sums[k * pitch + i] += terms[k];
     }
   } else {
@@ -116,13 +46,13 @@ void reduce_tile(const C* const* in, int64_t n, const C* factors, int64_t pitch,
       GK_IVDEP
       for (int j = 0; j < kLanes; ++j) {
         C terms[kTerms];
-        Part::terms(x, g, v, i + j, f, p, terms);
+        Part::terms(in, i + j, f, p, terms);
         for (int k = 0; k < kTerms; ++k) lanes[k][j] += terms[k];
       }
     }
     for (int j = 0; i + j < n; ++j) {
       C terms[kTerms];
-      Part::terms(x, g, v, i + j, f, p, terms);
+      Part::terms(in, i + j, f, p, terms);
       for (int k = 0; k < kTerms; ++k) lanes[k][j] += terms[k];
     }
     for (int k = 0; k < kTerms; ++k) {
@@ -134,78 +64,118 @@ void reduce_tile(const C* const* in, int64_t n, const C* factors, int64_t pitch,
 }
 
 template <class Part, class C, bool Each>
-void map_tile(const C* const* in, int64_t n, const C* factors, int64_t pitch, const ActNumbers<C>& numbers,
+void map_tile(const NormInputs<C>& inputs, int64_t n, const C* factors, int64_t pitch, const ActNumbers<C>& numbers,
               C* const* out) {
-  const C *x = in[0], *g = in[1], *v = in[2];
-  C *first = out[0], *second = out[1];
+  const NormInputs<C> in = inputs;
+  C *first = out[0], *second = out[1], *third = out[2], *fourth = out[3];
   const ActNumbers<C> p = numbers;
   const Factors<C, Each> f(factors, pitch);
   GK_IVDEP
   for (int64_t i = 0; i < n; ++i) {
-    C values[Part::kValues];
-    Part::values(x, g, v, i, f, p, values);
-    first[i] = values[0];
-    if constexpr (Part::kValues == 2) second[i] = values[1];
+    C values[kMostTargets];
+    Part::values(in, i, f, p, values);
+    if constexpr (Part::kWrites & 1) first[i] = values[0];
+    if constexpr (Part::kWrites & 2) second[i] = values[1];
+    if constexpr (Part::kWrites & 4) third[i] = values[2];
+    if constexpr (Part::kWrites & 8) fourth[i] = values[3];
   }
 }
 
-template <class C, bool Each>
+template <class C, bool Each, bool kPixels>
 NormTiles<C> tiles_of(NormPass pass, Act act) {
-  if (pass == NormPass::mean) return {reduce_tile<MeanPart<C>, C, Each>, nullptr, 1};
-  if (pass == NormPass::spread) return {reduce_tile<SpreadPart<C>, C, Each>, nullptr, 1};
+  if (pass == NormPass::mean) return {reduce_tile<MeanPart<C>, C, Each>, nullptr, 1, 1 << kX};
+  if (pass == NormPass::spread) return {reduce_tile<SpreadPart<C>, C, Each>, nullptr, 1, 1 << kX};
   NormTiles<C> tiles{};
   with_act(act, [&](auto a) {
+    using Forward = ForwardPart<a.value, C, kPixels>;
+    using Backward = BackwardPart<a.value, C, kPixels>;
+    using Second = SecondPart<a.value, C, kPixels>;
     if (pass == NormPass::forward)
-      tiles = {nullptr, map_tile<ForwardPart<a.value, C>, C, Each>, 0};
+      tiles = {nullptr, map_tile<Forward, C, Each>, 0, Forward::kReads};
     else if (pass == NormPass::backward)
-      tiles = {reduce_tile<BackwardPart<a.value, C>, C, Each>, map_tile<BackwardPart<a.value, C>, C, Each>,
-               BackwardPart<a.value, C>::kTerms};
+      tiles = {reduce_tile<Backward, C, Each>, map_tile<Backward, C, Each>, Backward::kTerms, Backward::kReads};
     else
-      tiles = {reduce_tile<SecondPart<a.value, C>, C, Each>, map_tile<SecondPart<a.value, C>, C, Each>,
-               SecondPart<a.value, C>::kTerms};
+      tiles = {reduce_tile<Second, C, Each>, map_tile<Second, C, Each>, Second::kTerms, Second::kReads};
   });
   return tiles;
 }
 
 template <class C>
-NormTiles<C> channel_tiles(NormPass pass, Act act) {
-  return tiles_of<C, false>(pass, act);
+NormTiles<C> channel_tiles(NormPass pass, Act act, bool pixels) {
+  return pixels ? tiles_of<C, false, true>(pass, act) : tiles_of<C, false, false>(pass, act);
 }
 template <class C>
-NormTiles<C> row_tiles(NormPass pass, Act act) {
-  return tiles_of<C, true>(pass, act);
+NormTiles<C> row_tiles(NormPass pass, Act act, bool pixels) {
+  return pixels ? tiles_of<C, true, true>(pass, act) : tiles_of<C, true, false>(pass, act);
 }
+
+// A tile's inputs as accumulation-type numbers: what a pass reads and nobody gave is zero.
+template <class C, int64_t kMost>
+struct TileInputs {
+  C buffer[kMostSources][kMost];
+  NormInputs<C> in;
+
+  template <class T>
+  TileInputs(const T* const* source, unsigned reads) : in{} {
+    for (int k = 0; k < kMostSources; ++k)
+      if (!source[k] && reads >> k & 1) {
+        memset(buffer[k], 0, sizeof buffer[k]);
+        in.at[k] = buffer[k];
+      }
+  }
+  template <class T>
+  const NormInputs<C>& at(const T* const* source, unsigned reads, int64_t offset, int64_t n) {
+    for (int k = 0; k < kMostSources; ++k)
+      if (source[k] && reads >> k & 1) in.at[k] = as_acc(source[k] + offset, buffer[k], n);
+    return in;
+  }
+};
+
+// Where a tile's values go: the targets themselves, or blocks to be rounded to them.
+template <class T, class C, int64_t kMost>
+struct TileOutputs {
+  C block[kMostTargets][kMost];
+  C* out[kMostTargets];
+
+  C* const* at(T* const* target, int64_t offset) {
+    for (int k = 0; k < kMostTargets; ++k) {
+      out[k] = block[k];
+      if constexpr (std::is_same_v<T, C>)
+        if (target[k]) out[k] = target[k] + offset;
+    }
+    return out;
+  }
+  void store(T* const* target, int64_t offset, int64_t n) {
+    if constexpr (!std::is_same_v<T, C>)
+      for (int k = 0; k < kMostTargets; ++k)
+        if (target[k]) store_block(block[k], target[k] + offset, n);
+  }
+};
 
 // Adds the terms of each column to totals, by way of short sums.
 template <class T, class C>
 void reduce_rows(const NormRows<T>& r, const NormTiles<C>& tiles, const C* factors, const ActNumbers<C>& numbers,
                  double* totals) {
-  C buffer[3][kStrip], sums[kMostTerms * kStrip];
+  TileInputs<C, kStrip> inputs(r.source, tiles.reads);
+  C sums[kMostTerms * kStrip];
   for (int64_t from = 0; from < r.rows; from += kFlush) {
     for (int64_t i = 0; i < tiles.terms * kStrip; ++i) sums[i] = 0;
-    for (int64_t row = from; row < r.rows && row < from + kFlush; ++row) {
-      const C* in[3];
-      for (int k = 0; k < 3; ++k) in[k] = r.source[k] ? as_acc(r.at(k, row), buffer[k], r.width) : nullptr;
-      tiles.reduce(in, r.width, factors, kStrip, numbers, nullptr, sums);
-    }
+    for (int64_t row = from; row < r.rows && row < from + kFlush; ++row)
+      tiles.reduce(inputs.at(r.source, tiles.reads, row * r.pitch, r.width), r.width, factors, kStrip, numbers, nullptr,
+                   sums);
     for (int64_t i = 0; i < tiles.terms * kStrip; ++i) totals[i] += sums[i];
   }
 }
 
 template <class T, class C>
 void map_rows(const NormRows<T>& r, const NormTiles<C>& tiles, const C* factors, const ActNumbers<C>& numbers) {
-  C buffer[3][kStrip], result[2][kStrip];
+  TileInputs<C, kStrip> inputs(r.source, tiles.reads);
+  TileOutputs<T, C, kStrip> outputs;
   for (int64_t row = 0; row < r.rows; ++row) {
-    const C* in[3];
-    for (int k = 0; k < 3; ++k) in[k] = r.source[k] ? as_acc(r.at(k, row), buffer[k], r.width) : nullptr;
-    C* out[2] = {result[0], result[1]};
-    if constexpr (std::is_same_v<T, C>)
-      for (int k = 0; k < 2; ++k)
-        if (r.target[k]) out[k] = r.target[k] + row * r.pitch;
-    tiles.map(in, r.width, factors, kStrip, numbers, out);
-    if constexpr (!std::is_same_v<T, C>)
-      for (int k = 0; k < 2; ++k)
-        if (r.target[k]) store_block(out[k], r.target[k] + row * r.pitch, r.width);
+    const int64_t offset = row * r.pitch;
+    tiles.map(inputs.at(r.source, tiles.reads, offset, r.width), r.width, factors, kStrip, numbers,
+              outputs.at(r.target, offset));
+    outputs.store(r.target, offset, r.width);
   }
 }
 
@@ -218,7 +188,7 @@ void row_moments(const NormRows<T>& r, const NormTiles<C>& mean, const NormTiles
   for (int64_t i = 0; i < 2 * kStrip; ++i) totals[i] = 0;
   for (int64_t row = 0; row < r.rows; row += kMomentRows) {
     const int64_t n = r.rows - row < kMomentRows ? r.rows - row : kMomentRows;
-    const NormRows<T> block{{r.at(0, row)}, {}, n, r.pitch, r.width};
+    const NormRows<T> block{{r.source[kX] + row * r.pitch}, {}, n, r.pitch, r.width};
     double sum[kStrip] = {}, square[kStrip] = {};
     reduce_rows(block, mean, centre, {}, sum);
     const double over = 1.0 / n, total = count + n, share = n / total, weight = count * share;
@@ -244,40 +214,31 @@ inline void each_tile(const NormShape& s, int64_t channel, F f) {
 template <class T, class C>
 void reduce_channel(const NormShape& s, int64_t channel, const NormTiles<C>& tiles, const T* const* source,
                     const C* factors, const ActNumbers<C>& numbers, double* totals) {
-  C buffer[3][kTile];
+  TileInputs<C, kTile> inputs(source, tiles.reads);
   each_tile(s, channel, [&](int64_t offset, int64_t n) {
-    const C* in[3];
-    for (int k = 0; k < 3; ++k) in[k] = source[k] ? as_acc(source[k] + offset, buffer[k], n) : nullptr;
-    tiles.reduce(in, n, factors, 0, numbers, totals, nullptr);
+    tiles.reduce(inputs.at(source, tiles.reads, offset, n), n, factors, 0, numbers, totals, nullptr);
   });
 }
 
 template <class T, class C>
 void map_channel(const NormShape& s, int64_t channel, const NormTiles<C>& tiles, const T* const* source,
                  T* const* target, const C* factors, const ActNumbers<C>& numbers) {
-  C buffer[3][kTile], result[2][kTile];
+  TileInputs<C, kTile> inputs(source, tiles.reads);
+  TileOutputs<T, C, kTile> outputs;
   each_tile(s, channel, [&](int64_t offset, int64_t n) {
-    const C* in[3];
-    for (int k = 0; k < 3; ++k) in[k] = source[k] ? as_acc(source[k] + offset, buffer[k], n) : nullptr;
-    C* out[2] = {result[0], result[1]};
-    if constexpr (std::is_same_v<T, C>)
-      for (int k = 0; k < 2; ++k)
-        if (target[k]) out[k] = target[k] + offset;
-    tiles.map(in, n, factors, 0, numbers, out);
-    if constexpr (!std::is_same_v<T, C>)
-      for (int k = 0; k < 2; ++k)
-        if (target[k]) store_block(out[k], target[k] + offset, n);
+    tiles.map(inputs.at(source, tiles.reads, offset, n), n, factors, 0, numbers, outputs.at(target, offset));
+    outputs.store(target, offset, n);
   });
 }
 
 // As row_moments: a tile stays in the cache for both its passes.
 template <class T, class C>
 NormMoments channel_moments(const NormShape& s, int64_t channel, const NormTiles<C>& mean, const NormTiles<C>& spread,
-                            const T* x) {
-  C buffer[kTile];
+                            const T* const* source) {
+  TileInputs<C, kTile> inputs(source, mean.reads);
   NormMoments all;
   each_tile(s, channel, [&](int64_t offset, int64_t n) {
-    const C* in[3] = {as_acc(x + offset, buffer, n), nullptr, nullptr};
+    const NormInputs<C>& in = inputs.at(source, mean.reads, offset, n);
     double sum = 0, square = 0;
     C centre[kMostFactors] = {};
     mean.reduce(in, n, centre, 0, {}, &sum, nullptr);

@@ -1,7 +1,10 @@
-// batch_norm_act's kernels: sums over each channel by blocks, then the values, for which each block adds up the sums of
-// its own channels. Moments are those of x less its first element of the channel, so that a large mean costs nothing.
+// batch_norm_act's kernels: sums over each cell by blocks, then the values, for which each block adds up the sums of
+// its own cells. Where cells share statistics but not weights, a small kernel between the two adds up theirs. Moments
+// are those of x less its first element of the channel, so that a large mean costs nothing.
 #pragma once
 #include "batch_norm_act_parts.cuh"
+#include "batch_norm_act_pixels.cuh"
+#include "batch_norm_act_sets.cuh"
 #include "channel_sums.cuh"
 
 namespace gk {
@@ -16,7 +19,7 @@ __device__ __forceinline__ void reduce_moments(const BatchNormActParams& p) {
   const int thread = thread_of_block();
   __shared__ acc_t shifts[1][Walk::kColumns];
   if (thread < walk.columns && walk.first + thread < p.channels)
-    shifts[0][thread] = widen(static_cast<const T*>(p.x)[(walk.first + thread) * p.inner.by]);
+    shifts[0][thread] = widen(first_of<T>(p, blockIdx.z, walk.first + thread));
   __syncthreads();
   acc_t shift[1][M];
   own_factors(shifts, walk.column, walk.end > 0, shift);
@@ -35,7 +38,7 @@ __device__ __forceinline__ void reduce_moments(const BatchNormActParams& p) {
   }
   __shared__ ColumnSums<acc_t, M, Walk::kLanes> sums;
   acc_t mean[M];
-  const acc_t count = static_cast<acc_t>(rows_of_split(p, blockIdx.y));
+  const acc_t count = static_cast<acc_t>(rows_of_split(p, p.rows, blockIdx.y));
   if constexpr (L == kNormRows) {
     merge_moments(moments.together(), count, blockDim.x, sums, mean);
   } else {
@@ -47,9 +50,9 @@ __device__ __forceinline__ void reduce_moments(const BatchNormActParams& p) {
   }
   __syncthreads();
   if (thread >= walk.columns || walk.first + thread >= p.channels) return;
-  acc_t* to = static_cast<acc_t*>(p.sums) + blockIdx.y * p.channels + walk.first + thread;
-  to[0] = shifts[0][thread];
-  to[p.splits * p.channels] = sums.total(thread % M, thread / M, blockDim.x);
+  const i64 channel = walk.first + thread;
+  sums_of<acc_t>(p, 0, p.groups, blockIdx.z, blockIdx.y)[channel] = shifts[0][thread];
+  sums_of<acc_t>(p, 1, p.groups, blockIdx.z, blockIdx.y)[channel] = sums.total(thread % M, thread / M, blockDim.x);
 }
 
 // The sums of a derivative over a split of the rows of each channel. With given statistics they are two, the gradients
@@ -71,8 +74,8 @@ __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
     const i64 channel = walk.first + thread;
     given_factors<T>(p, channel, factors, thread);
     if constexpr (P == kNormSecond) {
-      factors[3][thread] = number_of<T>(p.p, channel, 0) * number_of<T>(p.spread, channel, 1);
-      factors[4][thread] = number_of<T>(p.q, channel, 0);
+      factors[3][thread] = number_of<T>(p.p, cell_of(p, channel), 0) * number_of<T>(p.spread, set_of(p, channel), 1);
+      factors[4][thread] = number_of<T>(p.q, cell_of(p, channel), 0);
     }
   }
   __syncthreads();
@@ -126,13 +129,13 @@ __device__ __forceinline__ void reduce_terms(const BatchNormActParams& p) {
     const int term = item / walk.columns, column = item % walk.columns;
     const i64 channel = walk.first + column;
     if (channel < p.channels)
-      static_cast<acc_t*>(p.sums)[(term * p.splits + blockIdx.y) * p.channels + channel] =
+      sums_of<acc_t>(p, term, p.groups, blockIdx.z, blockIdx.y)[channel] =
           sums.total(term * M + column % M, column / M, blockDim.x);
   }
 }
 
 template <typename T, int P, int L>
-__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const __grid_constant__ BatchNormActParams p) {
+__device__ __forceinline__ void reduce(const BatchNormActParams& p) {
   if constexpr (P == kNormForward) {
     reduce_moments<T, L>(p);
   } else {
@@ -140,107 +143,9 @@ __global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const _
   }
 }
 
-// The mean over the first element and the sum of squares of a column's channel, the latter for threads of the first
-// `columns` alone.
-template <typename acc_t, int kColumns>
-__device__ __forceinline__ void moments_of_splits(const BatchNormActParams& p, i64 channel, int columns, acc_t& mean,
-                                                  acc_t& squares) {
-  __shared__ ColumnSums<acc_t, 1, kColumns> shared;
-  const int thread = thread_of_block(), column = thread % columns;
-  const acc_t *means = static_cast<const acc_t*>(p.sums) + channel, *spreads = means + p.splits * p.channels;
-  const int from = channel < p.channels ? thread / columns : p.splits, by = threads_of_block() / columns;
-  acc_t value[1] = {0};
-  for (int s = from; s < p.splits; s += by) value[0] += static_cast<acc_t>(rows_of_split(p, s)) * means[s * p.channels];
-  shared.put(value, columns);
-  mean = shared.total(0, column, columns) / static_cast<acc_t>(p.rows);
-  value[0] = 0;
-  for (int s = from; s < p.splits; s += by) {
-    const acc_t off = means[s * p.channels] - mean;
-    value[0] += spreads[s * p.channels] + static_cast<acc_t>(rows_of_split(p, s)) * off * off;
-  }
-  shared.put(value, columns);
-  squares = shared.total(0, column, columns);
-}
-
-template <typename acc_t, int N, int kColumns>
-__device__ __forceinline__ void sums_of_splits(const BatchNormActParams& p, i64 channel, int columns, acc_t (&to)[N]) {
-  __shared__ ColumnSums<acc_t, N, kColumns> shared;
-  const int thread = thread_of_block(), column = thread % columns;
-  acc_t values[N];
-#pragma unroll
-  for (int k = 0; k < N; ++k) values[k] = 0;
-  for (int s = thread / columns; channel < p.channels && s < p.splits; s += threads_of_block() / columns) {
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-      values[k] += static_cast<const acc_t*>(p.sums)[(k * p.splits + s) * p.channels + channel];
-  }
-  shared.put(values, columns);
-#pragma unroll
-  for (int k = 0; k < N; ++k) to[k] = shared.total(k, column, columns);
-}
-
-// The factors of every channel of the block to shared memory; the blocks of the first rows write what else there is a
-// channel.
-template <typename T, int P, int F, int kColumns>
-__device__ __forceinline__ void prepare(const BatchNormActParams& p, i64 first, int columns,
-                                        acc_of<T> (&all)[F][kColumns]) {
-  using acc_t = acc_of<T>;
-  const int thread = thread_of_block(), column = thread % columns;
-  const i64 channel = first + column;
-  const bool mine = thread < columns && channel < p.channels, outputs = blockIdx.y == 0;
-  if constexpr (P == kNormForward) {
-    acc_t off = 0, squares = 0;
-    if (p.sums) moments_of_splits<acc_t, kColumns>(p, channel, columns, off, squares);
-    if (mine) {
-      const acc_t count = static_cast<acc_t>(p.rows);
-      acc_t mean = number_of<T>(p.mean, channel, 0), biased = number_of<T>(p.spread, channel, 0), unbiased = biased;
-      if (p.sums) {
-        mean = widen(static_cast<const T*>(p.x)[channel * p.inner.by]) + off;
-        biased = squares / count;
-        unbiased = squares / (count - 1);
-      }
-      const acc_t invstd = 1 / sqrt(biased + static_cast<acc_t>(p.eps));
-      all[0][column] = mean;
-      all[1][column] = number_of<T>(p.weight, channel, 1) * invstd;
-      all[2][column] = number_of<T>(p.bias, channel, 0);
-      if (outputs) {
-        static_cast<acc_t*>(p.batch_mean)[channel] = mean;
-        static_cast<acc_t*>(p.invstd)[channel] = invstd;
-        static_cast<acc_t*>(p.variance)[channel] = unbiased;
-      }
-    }
-  } else {
-    acc_t sums[kNormSums<P>] = {};
-    if (p.sums) sums_of_splits<acc_t, kNormSums<P>, kColumns>(p, channel, columns, sums);
-    if (mine) {
-      given_factors<T>(p, channel, all, column);
-      const acc_t count = static_cast<acc_t>(p.rows), weight = number_of<T>(p.weight, channel, 1);
-      const acc_t r = number_of<T>(p.spread, channel, 1);
-      acc_t grad_weight, grad_bias;
-      if constexpr (P == kNormBackward) {
-        const NormBackward k(sums, count, p.batch_statistics, weight, r);
-        all[3][column] = k.on_x, all[4][column] = k.constant;
-        grad_weight = k.grad_weight, grad_bias = k.grad_bias;
-      } else {
-        const NormSecond k(sums, count, p.batch_statistics, weight, r, number_of<T>(p.p, channel, 0),
-                           number_of<T>(p.q, channel, 0));
-        all[3][column] = k.t_on_x, all[4][column] = k.t_constant;
-        all[5][column] = k.on_d, all[6][column] = k.on_v;
-        all[7][column] = k.on_x, all[8][column] = k.constant;
-        grad_weight = k.grad_weight, grad_bias = k.grad_bias;
-      }
-      if (outputs) {
-        store_number<T>(p.grad_weight, channel, grad_weight);
-        store_number<T>(p.grad_bias, channel, grad_bias);
-      }
-    }
-  }
-  __syncthreads();
-}
-
 // Without rows (rows_a_block is 0) the gradients of the parameters alone.
 template <typename T, int P, int L>
-__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __grid_constant__ BatchNormActParams p) {
+__device__ __forceinline__ void apply(const BatchNormActParams& p) {
   using acc_t = acc_of<T>;
   using Walk = NormWalk<T, P, L>;
   constexpr int W = Walk::kWidth, M = Walk::kMine, F = kNormFactors<P>;
@@ -283,6 +188,25 @@ __global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __
       if (P != kNormSecond || p.out[0]) store_whole<T, W>(static_cast<T*>(p.out[0]) + packs.at[r], low);
     }
   }
+}
+
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_reduce(const __grid_constant__ BatchNormActParams p) {
+  reduce<T, P, L>(p);
+}
+
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_apply(const __grid_constant__ BatchNormActParams p) {
+  apply<T, P, L>(p);
+}
+
+// Both in one launch, where a block has the whole of its sets: it reads back the sums that it wrote, and what it has
+// read lies in a cache.
+template <typename T, int P, int L>
+__global__ void __launch_bounds__(kNormThreads, 2) batch_norm_act_whole(const __grid_constant__ BatchNormActParams p) {
+  reduce<T, P, L>(p);
+  __syncthreads();
+  apply<T, P, L>(p);
 }
 
 }  // namespace gk

@@ -22,6 +22,25 @@ __device__ __forceinline__ void store_number(const NormChannels& to, i64 channel
   }
 }
 
+// A cell of this block's group, and where its statistics are.
+__device__ __forceinline__ i64 cell_of(const BatchNormActParams& p, i64 channel) {
+  return blockIdx.z * p.channels + channel;
+}
+__device__ __forceinline__ i64 set_of(const BatchNormActParams& p, i64 channel) {
+  return p.shared ? channel : cell_of(p, channel);
+}
+// The sums of a term: those of a group's split, or of a whole.
+template <typename acc_t>
+__device__ __forceinline__ acc_t* sums_of(const BatchNormActParams& p, int term, i64 groups, i64 group, i64 split) {
+  return static_cast<acc_t*>(p.sums) + ((term * groups + group) * p.splits + split) * p.channels;
+}
+
+// The first element of a cell.
+template <typename T>
+__device__ __forceinline__ T first_of(const BatchNormActParams& p, i64 group, i64 channel) {
+  return static_cast<const T*>(p.x)[group * p.rows * p.channels + channel * p.inner.by];
+}
+
 // Where a thread's packs lie, and the channels of its block.
 template <typename T, int P, int L>
 struct NormWalk {
@@ -36,8 +55,8 @@ struct NormWalk {
     columns = blockDim.x * kMine;
     column = threadIdx.x * kMine;
     first = static_cast<i64>(blockIdx.x) * columns;
-    const i64 begin = blockIdx.y * rows_a_block;
-    end = first + column >= p.channels ? 0 : begin + rows_a_block < p.rows ? begin + rows_a_block : p.rows;
+    const i64 group = blockIdx.z * p.rows, beyond = group + p.rows, begin = group + blockIdx.y * rows_a_block;
+    end = first + column >= p.channels ? 0 : begin + rows_a_block < beyond ? begin + rows_a_block : beyond;
     row = begin + threadIdx.y * kRowsAPack;
     step = blockDim.y * kRowsAPack;
   }
@@ -137,13 +156,14 @@ __device__ __forceinline__ void own_factors(const acc_t (&all)[F][kColumns], int
 template <typename T, int F, int kColumns>
 __device__ __forceinline__ void given_factors(const BatchNormActParams& p, i64 channel, acc_of<T> (&all)[F][kColumns],
                                               int column) {
-  all[0][column] = number_of<T>(p.mean, channel, 0);
-  all[1][column] = number_of<T>(p.weight, channel, 1) * number_of<T>(p.spread, channel, 1);
-  all[2][column] = number_of<T>(p.bias, channel, 0);
+  const i64 cell = cell_of(p, channel), set = set_of(p, channel);
+  all[0][column] = number_of<T>(p.mean, set, 0);
+  all[1][column] = number_of<T>(p.weight, cell, 1) * number_of<T>(p.spread, set, 1);
+  all[2][column] = number_of<T>(p.bias, cell, 0);
 }
 
-__device__ __forceinline__ i64 rows_of_split(const BatchNormActParams& p, i64 split) {
-  const i64 left = p.rows - split * p.rows_a_split;
+__device__ __forceinline__ i64 rows_of_split(const BatchNormActParams& p, i64 rows, i64 split) {
+  const i64 left = rows - split * p.rows_a_split;
   return left < p.rows_a_split ? left : p.rows_a_split;
 }
 

@@ -12,20 +12,24 @@ from gankernels.nn._linearize import (
 from gankernels.nn.activation import BiasAct, FadeIn, GradientReversal, Maxout, PixelShuffleAct
 from gankernels.nn.attention import SelfAttention
 from gankernels.nn.augment import PRESETS, AugmentConfig, AugmentPipe
+from gankernels.nn.conditional import SPADE, AdaIN, ConditionalBatchNorm2d
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.norm import BatchNormAct2d, InstanceNormAct2d, MinibatchStdDev, PixelNorm
 from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
 
 __all__ = [
     "PRESETS",
+    "SPADE",
+    "AdaIN",
     "AugmentConfig",
     "AugmentPipe",
     "BatchNormAct2d",
     "BiasAct",
     "Blur",
+    "ConditionalBatchNorm2d",
     "Conv2d",
     "ConvTranspose2d",
     "Downsample",
@@ -34,6 +38,7 @@ __all__ = [
     "FadeIn",
     "FilteredLReLU",
     "GradientReversal",
+    "InstanceNormAct2d",
     "Linear",
     "Linearization",
     "Maxout",

@@ -59,6 +59,43 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
         return f"{super().extra_repr()}, act={self.act}"
 
 
+class InstanceNormAct2d(torch.nn.Module):
+    """`torch.nn.InstanceNorm2d` without running statistics, and an activation, in one pass: `ops.instance_norm_act`.
+
+    Arguments, parameters and state-dict names are PyTorch's; act and alpha are those of `ops.bias_act`, gain is 1
+    unless given.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = False,
+        *,
+        act: str = "linear",
+        alpha: float | None = None,
+        gain: float = 1.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.affine = num_features, eps, affine
+        self.act, self.alpha, self.gain = act, alpha, gain
+        parameters = [
+            f(num_features, device=device, dtype=dtype) if affine else None for f in (torch.ones, torch.zeros)
+        ]
+        for name, t in zip(("weight", "bias"), parameters, strict=True):
+            self.register_parameter(name, None if t is None else torch.nn.Parameter(t))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same."""
+        options = {"eps": self.eps, "act": self.act, "alpha": self.alpha, "gain": self.gain}
+        return ops.instance_norm_act(x, self.weight, self.bias, **options)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}, act={self.act}"
+
+
 class MinibatchStdDev(torch.nn.Module):
     """`ops.minibatch_stddev` as a module: appends `num_channels` channels of the deviation over groups of samples.
 

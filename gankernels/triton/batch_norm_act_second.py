@@ -1,4 +1,4 @@
-"""The second derivative of batch_norm_act in Triton."""
+"""The second derivative of the normalisations in Triton."""
 
 from __future__ import annotations
 
@@ -13,10 +13,22 @@ from gankernels.triton.channel_sums import (
     number,
     offsets,
     parameter_grads,
+    split_of,
     split_range,
+    splits_of,
     store_number,
-    total_sum,
+    strip_of,
 )  # fmt: skip
+from gankernels.triton.norm_sets import (
+    cell_sums,
+    close_set,
+    combine,
+    combine_second,
+    from_set,
+    kind_of,
+    set_of_sums,
+    shared_numbers,
+)
 
 _TILE = 512  # elements that a program works on at once, with ten sums for each
 
@@ -24,19 +36,21 @@ _TILE = 512  # elements that a program works on at once, with ten sums for each
 @triton.jit
 def _reduce_second(
     x_ptr, g_ptr, v_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, sums_ptr,
-    rows, channels, inner, rows_a_split, splits, alpha: tl.float64, gain: tl.float64,
+    rows, channels, inner, rows_a_split, alpha: tl.float64, gain: tl.float64, SHARED: tl.constexpr,
     ACT: tl.constexpr, SMOOTH: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
+    _, mean, r, weight, bias = affine(
+        mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
+    )
     zero = tl.zeros((ROWS, CHANNELS), acc)
     sum_d, sum_dx, sum_v, sum_vx, sum_dv = zero, zero, zero, zero, zero
     sum_h, sum_hx, sum_hxx, sum_hv, sum_hvx = zero, zero, zero, zero, zero
-    begin, end = split_range(rows, rows_a_split, BIG)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -64,8 +78,8 @@ def _reduce_second(
             sum_hxx += h * x * x
             sum_hv += h * v
             sum_hvx += h * v * x
-    to = sums_ptr + tl.program_id(0) * channels + channel
-    term = splits * channels
+    to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
+    term = splits_of(channels, CHANNELS) * channels
     tl.store(to, tl.sum(sum_d, 0), inside)
     tl.store(to + term, tl.sum(sum_dx, 0), inside)
     tl.store(to + 2 * term, tl.sum(sum_v, 0), inside)
@@ -82,22 +96,24 @@ def _reduce_second(
 @triton.jit
 def _given_second(
     x_ptr, g_ptr, v_ptr, p_ptr, q_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, gg_ptr, gx_ptr, sums_ptr,
-    rows, channels, inner, rows_a_split, splits, alpha: tl.float64, gain: tl.float64,
+    rows, channels, inner, rows_a_split, alpha: tl.float64, gain: tl.float64, SHARED: tl.constexpr,
     ACT: tl.constexpr, SMOOTH: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # With given statistics nothing that is written needs a sum; the sums are the gradients of bias and of weight / r.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    begin, end, group = split_range(rows, rows_a_split, channels, BIG, CHANNELS)
+    cell, mean, r, weight, bias = affine(
+        mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
+    )
     scale = (weight * r)[None, :]
-    on_x = (number(p_ptr, channel, inside, 0.0, acc) * r)[None, :]
-    q = number(q_ptr, channel, inside, 0.0, acc)[None, :]
+    on_x = (number(p_ptr, cell, inside, 0.0, acc) * r)[None, :]
+    q = number(q_ptr, cell, inside, 0.0, acc)[None, :]
     zero = tl.zeros((ROWS, CHANNELS), acc)
     sum_bias, sum_weight = zero, zero
-    begin, end = split_range(rows, rows_a_split, BIG)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         at = offsets(row, channel, channels, inner)
@@ -124,54 +140,52 @@ def _given_second(
         sum_bias += for_bias
         sum_weight += for_weight
     if sums_ptr is not None:
-        to = sums_ptr + tl.program_id(0) * channels + channel
+        to = sums_ptr + split_of(channels, CHANNELS) * channels + channel
         tl.store(to, tl.sum(sum_bias, 0), inside)
-        tl.store(to + splits * channels, tl.sum(sum_weight, 0), inside)
+        tl.store(to + splits_of(channels, CHANNELS) * channels, tl.sum(sum_weight, 0), inside)
 
 
 @triton.jit
 def _apply_second(
     x_ptr, g_ptr, v_ptr, p_ptr, q_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr, gg_ptr, gx_ptr, grad_weight_ptr,
-    grad_bias_ptr, sums_ptr, rows, channels, inner, splits, rows_a_program, alpha: tl.float64, gain: tl.float64,
-    ACT: tl.constexpr, SMOOTH: tl.constexpr, SPLITS: tl.constexpr, BIG: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    grad_bias_ptr, sums_ptr, rows, channels, inner, groups, splits, rows_a_program, alpha: tl.float64, gain: tl.float64,
+    SHARED: tl.constexpr, ACT: tl.constexpr, SMOOTH: tl.constexpr, SPLITS: tl.constexpr, BIG: tl.constexpr,
+    EVEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # The formulas and their names are those of NormSecond in csrc/batch_norm_act.h.
     acc: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = strip_of(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     alpha, gain = alpha.to(acc), gain.to(acc)
-    mean, r, weight, bias = affine(mean_ptr, invstd_ptr, weight_ptr, bias_ptr, channel, inside, acc)
+    begin, end, group = split_range(rows, rows_a_program, channels, BIG, CHANNELS)
+    cell, mean, r, weight, bias = affine(
+        mean_ptr, invstd_ptr, weight_ptr, bias_ptr, group, channel, inside, channels, SHARED, acc
+    )
+    p, q = number(p_ptr, cell, inside, 0.0, acc), number(q_ptr, cell, inside, 0.0, acc)
     scale = weight * r
-    count = tl.cast(rows, acc)
-    over = 1.0 / count
-    d_mean = total_sum(sums_ptr, 0, channel, inside, channels, splits, SPLITS) * over
-    d_slope = r * total_sum(sums_ptr, 1, channel, inside, channels, splits, SPLITS) * over
-    v_mean = total_sum(sums_ptr, 2, channel, inside, channels, splits, SPLITS) * over
-    v_slope = r * total_sum(sums_ptr, 3, channel, inside, channels, splits, SPLITS) * over
-    dv = total_sum(sums_ptr, 4, channel, inside, channels, splits, SPLITS)
-    dv -= count * (v_mean * d_mean + v_slope * d_slope)
-    on_xh = number(p_ptr, channel, inside, 0.0, acc) - scale * v_slope
-    t_on_x = on_xh * r
-    t_constant = number(q_ptr, channel, inside, 0.0, acc) - scale * v_mean
-    e = tl.zeros((CHANNELS,), acc)
-    e_slope = tl.zeros((CHANNELS,), acc)
-    if SMOOTH:
-        h = total_sum(sums_ptr, 5, channel, inside, channels, splits, SPLITS)
-        hx = total_sum(sums_ptr, 6, channel, inside, channels, splits, SPLITS)
-        hxx = total_sum(sums_ptr, 7, channel, inside, channels, splits, SPLITS)
-        hv = total_sum(sums_ptr, 8, channel, inside, channels, splits, SPLITS)
-        hvx = total_sum(sums_ptr, 9, channel, inside, channels, splits, SPLITS)
-        e = scale * hv + t_on_x * hx + t_constant * h
-        e_slope = r * (scale * hvx + t_on_x * hxx + t_constant * hx)
-    if tl.program_id(0) == 0:
-        store_number(grad_weight_ptr, channel, e_slope + r * dv, inside)
-        store_number(grad_bias_ptr, channel, e, inside)
+    if SHARED:  # sums: what combine_second left
+        v_mean, v_slope, on_v, on_x, constant = shared_numbers(sums_ptr, channel, inside, channels)
+        t_on_x, t_constant = (p - scale * v_slope) * r, q - scale * v_mean
+    else:
+        d_mean, d_slope, v_mean, v_slope, dv, p_mean, p_slope = set_of_sums(
+            sums_ptr, group, groups, channel, inside, channels, splits, weight, p, SPLITS
+        )
+        over = 1.0 / tl.cast(rows, acc)
+        d_mean, d_slope, v_mean, v_slope, dv, p_mean, p_slope = close_set(
+            d_mean, d_slope, v_mean, v_slope, dv, p_mean, p_slope, over, r
+        )
+        t_on_x, t_constant = (p - scale * v_slope) * r, q - scale * v_mean
+        e, e_slope, grad_weight = cell_sums(
+            sums_ptr, group, groups, channel, inside, channels, splits, scale, t_on_x, t_constant, v_mean, v_slope, r,
+            SMOOTH, SPLITS,
+        )  # fmt: skip
+        if begin == group * rows:
+            store_number(grad_weight_ptr, cell, grad_weight, inside)
+            store_number(grad_bias_ptr, cell, e, inside)
+        on_v, on_x, constant = from_set(
+            d_mean, d_slope, v_mean, v_slope, dv, p_mean, p_slope, weight * e * over, weight * e_slope * over, r
+        )
     if gg_ptr is not None or gx_ptr is not None:
-        mean_part = weight * e * over + on_xh * d_mean - scale * d_slope * v_mean
-        slope = weight * e_slope * over + (on_xh - scale * v_slope) * d_slope + scale * dv * over
-        on_v, on_x, constant = -r * scale * d_slope, -r * r * slope, -r * mean_part
-        begin, end = split_range(rows, rows_a_program, BIG)
         for start in range(begin, end, ROWS):
             row = start + tl.arange(0, ROWS)
             at = offsets(row, channel, channels, inner)
@@ -197,21 +211,35 @@ def double_backward(
     v, p, q, gy: Tensor, x: Tensor, weight, bias, mean, invstd, training: bool, act: str, alpha: float, gain: float,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    call, parameters = Call(x, _TILE), wanted[2] or wanted[3]
-    gg, gx = call.whole(wanted[0]), call.whole(wanted[1])
-    gw, gb = call.per_channel(wanted[2], weight), call.per_channel(wanted[3], bias)
+    kind = kind_of(x, weight, bias, mean)
+    if kind == "pixels":
+        from gankernels.triton import spade_norm
+
+        return spade_norm.double_backward(
+            v, p, q, gy, x, weight, bias, mean, invstd, training, act, alpha, gain, wanted
+        )
+    call, parameters, shared = Call(x, _TILE, kind), wanted[2] or wanted[3], kind == "samples"
+    gg, gx = call.like_x(wanted[0]), call.like_x(wanted[1])
+    gw, gb = (call.numbers(kind != "one", w, t) for w, t in zip(wanted[2:], (weight, bias), strict=True))
     if x.numel() and any(wanted):
         g, v = call.dense(gy), call.dense(v)
-        p, q, *channels = (t if t is None else t.contiguous() for t in (p, q, weight, bias, mean, invstd))
+        p, q, *numbers = (t if t is None else t.contiguous() for t in (p, q, weight, bias, mean, invstd))
         smooth = act not in ("linear", "relu", "lrelu")
-        settings = {"numbers": (alpha, gain), "ACT": act, "SMOOTH": smooth}
+        settings = {"numbers": (alpha, gain), "ACT": act, "SMOOTH": smooth, "SHARED": shared}
         if training:
-            sums = call.reduce(_reduce_second, 10 if smooth else 5, g, v, *channels, **settings)
-            outputs = (gg, gx, gw, gb)
-            call.apply(_apply_second, sums, g, v, p, q, *channels, *outputs, writes=wanted[0] or wanted[1], **settings)
+            sums, grads, writes = (
+                call.reduce(_reduce_second, 10 if smooth else 5, g, v, *numbers, **settings),
+                (gw, gb),
+                wanted[0] or wanted[1],
+            )
+            if shared:
+                tensors = (numbers[0], p, q, numbers[3], *grads)
+                sums, grads = combine(call, combine_second, sums, 5, *tensors, SMOOTH=smooth), (None, None)
+            if writes or not shared:
+                call.apply(_apply_second, sums, g, v, p, q, *numbers, gg, gx, *grads, writes=writes, **settings)
         else:
             terms = 2 if parameters else 0
-            sums = call.reduce(_given_second, terms, g, v, p, q, *channels, gg, gx, **settings)
+            sums = call.reduce(_given_second, terms, g, v, p, q, *numbers, gg, gx, **settings)
             if parameters:
-                parameter_grads(call, sums, invstd, gw, gb)
+                parameter_grads(call, sums, invstd, gw, gb, shared)
     return call.or_none(gg, x), call.or_none(gx, x), call.or_none(gw, weight), call.or_none(gb, bias)

@@ -114,6 +114,20 @@ MUTATIONS = (
         "batch_norm_act", "cuda_paths",
     ),
     _mutation(
+        "cells added up without their weights",
+        "csrc/cuda/batch_norm_act_sets.cuh",
+        "      set.add(sums, number_of<T>(p.weight, cell, 1));",
+        "      set.add(sums, 1);",
+        "conditional_batch_norm", "cuda and paths",
+    ),
+    _mutation(
+        "the mean of a sample's channel left in its squares",
+        "gankernels/triton/instance_norm_act.py",
+        "    x -= off[None, :]\n",
+        "",
+        "instance_norm_act", "triton and paths",
+    ),
+    _mutation(
         "sums in float16",
         "gankernels/triton/conv2d.py",
         "total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=acc_t)",

@@ -4,8 +4,10 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 """
 
 OPERATORS = (
+    "adain",
     "batch_norm_act",
     "bias_act",
+    "conditional_batch_norm",
     "conv2d",
     "filtered_lrelu",
     "grid_sample2d",
@@ -14,8 +16,11 @@ OPERATORS = (
     "modulated_conv2d",
     "per_sample",
     "pixel_norm",
+    "spade_norm",
     "spectral_norm",
     "upfirdn2d",
 )
+SOURCE_OF = dict.fromkeys(("adain", "conditional_batch_norm", "spade_norm"), "batch_norm_act")
+"""The stem of the CUDA sources of operators that have none of their own."""
 TARGETS = (75, 80, 86, 89, 90, 100, 120)
 AMD_TARGETS = ("gfx942",)

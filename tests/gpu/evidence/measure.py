@@ -8,7 +8,7 @@ import gankernels
 
 from ..fixtures import accepting, cuda_device, triton_device
 from ..triton_device import compile_only
-from . import static
+from . import SOURCE_OF, static
 
 # An H100 SXM: bytes a second of DRAM and of L2, multiprocessors, clock, and a warp instruction a clock and scheduler.
 DRAM, L2, MULTIPROCESSORS, CLOCK, SCHEDULERS = 3.35e12, 5.5e12, 132, 1.755e9, 4
@@ -80,7 +80,7 @@ def compiled(op, case, cc, launches):
         found = {}
         for launch in launches:
             x, y, z = launch.arguments["block"]
-            facts = static.of_cuda(op, launch.name, cc, launch.arguments["shared_bytes"])
+            facts = static.of_cuda(SOURCE_OF.get(op, op), launch.name, cc, launch.arguments["shared_bytes"])
             found[launch.name] = (launch.name.removeprefix("gk::"), x * y * z, facts)
         return list(found.values())
     with compile_only(cc) as log, accepting("triton"), gankernels.backend("triton"):
