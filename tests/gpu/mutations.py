@@ -3,6 +3,7 @@
     cd tests && python -m gpu.mutations [name ...]
 
 prints, for every mutation, the test that failed and why. One that passes is a hole in the tests, and an error here.
+All of them together write docs/gpu-mutations.md.
 """
 
 from __future__ import annotations
@@ -272,8 +273,8 @@ def mutate(mutation: Mutation, folder: Path) -> None:
     path.write_text(text.replace(mutation.old, mutation.new))
 
 
-def caught(mutation: Mutation) -> str | None:
-    """Which test failed, and its message; None where all passed."""
+def caught(mutation: Mutation) -> tuple[str, str] | None:
+    """(the test that failed, its message); None where all passed."""
     with tempfile.TemporaryDirectory() as folder:
         mutate(mutation, Path(folder))
         run = subprocess.run(
@@ -289,21 +290,41 @@ def caught(mutation: Mutation) -> str | None:
         return None
     failed = re.search(r"^FAILED \S*?::(.*?)( - (.*))?$", run.stdout, re.M)
     reasons = re.findall(r"^E +(.*)$", run.stdout, re.M)
-    return f"{failed[1] if failed else '?'}: {reasons[0] if reasons else '?'}"
+    return failed[1] if failed else "?", reasons[0] if reasons else "?"
+
+
+HEAD = """# Kernels broken on purpose, and what caught them
+
+Written by `cd tests && python -m gpu.mutations`; do not edit. Each mutation is made alone in a copy of the sources, and
+the first test that fails is named, with what it said. No GPU is involved: the kernels run in the emulator.
+
+| mutation | file | test | what it said |
+| --- | --- | --- | --- |
+"""
+
+
+def document(reasons: dict[str, tuple[str, str] | None]) -> str:
+    """The table of what caught each mutation."""
+    rows = []
+    for mutation in MUTATIONS:
+        test, said = reasons[mutation.name] or ("none", "NOT CAUGHT")
+        said = re.sub(r" \[_Z\w+\]$", "", said).replace("|", "\\|")
+        rows.append(f"| {mutation.name} | `{mutation.file}` | `{test}` | {said} |\n")
+    return HEAD + "".join(rows)
 
 
 def main(names: list[str]) -> int:
-    survived = 0
+    reasons = {}
     for mutation in MUTATIONS:
         if names and mutation.name not in names:
             continue
         start = time.monotonic()
-        reason = caught(mutation)
-        survived += reason is None
-        print(
-            f"{mutation.name} ({mutation.file}), {time.monotonic() - start:.0f} s: {reason or 'NOT CAUGHT'}", flush=True
-        )
-    return survived
+        reason = reasons[mutation.name] = caught(mutation)
+        said = ": ".join(reason or ("NOT CAUGHT",))
+        print(f"{mutation.name} ({mutation.file}), {time.monotonic() - start:.0f} s: {said}", flush=True)
+    if not names:
+        (ROOT / "docs" / "gpu-mutations.md").write_text(document(reasons))
+    return list(reasons.values()).count(None)
 
 
 if __name__ == "__main__":
