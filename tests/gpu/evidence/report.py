@@ -26,8 +26,8 @@ target, and the PTX runs instruction by instruction on the CPU.
   and tensor-core flops, and which of them it is. It is a model, **not a speed**: it knows no latency and no launch
   overhead, and data that fit the cache of an H100 may move faster. *Unfused*: the same for the DRAM bytes of the
   composition of PyTorch operators.
-- Compiled kernels: registers a thread (VGPRs on AMD) / bytes of shared memory / occupancy. Every kernel here has no
-  stack and no spill, or the command fails.
+- Compiled kernels: registers a thread (VGPRs on AMD) / bytes of shared memory / occupancy. No kernel here has a stack
+  or a spill but those listed under *Limits broken*, for which the command fails.
 """
 
 
@@ -38,7 +38,7 @@ def module_of(op):
 def digest(op):
     """A hash of what an operator's tables depend on: its sources, its calls, and how they are measured."""
     module = module_of(op)
-    others = {f"{name}.py" for name in (*OPERATORS, "__init__", "__main__") if name != op}
+    others = {f"{name}.py" for name in (*OPERATORS, "__init__", "__main__", "report") if name != op}
     found = {path for pattern in (*module.SOURCES, "tests/gpu/evidence/*.py") for path in paths.ROOT.glob(pattern)}
     files = (path for path in found if path.is_file() and not (path.parent.name == "evidence" and path.name in others))
     return paths.digest(*sorted(files), repr((TARGETS, AMD_TARGETS)))
@@ -112,10 +112,16 @@ def operator(op, targets=(*TARGETS, *AMD_TARGETS), note=print):
         rows.append((backend, f"`{name}`", *cells, *mix))
     header = ["backend", "kernel", *(f"sm_{cc}" if isinstance(cc, int) else cc for cc in targets)]
     header += ["loads, 128-bit + other", "stores", "tensor core", "instructions"]
-    whole = f"<!-- {op}: {digest(op)} -->" if not failures else "Limits are broken."
-    section = f"## {op}\n\n{whole}\n{module_of(op).__doc__}\n\n"
+    section = f"## {op}\n\n<!-- {op}: {digest(op)} -->\n{module_of(op).__doc__}\n\n{broken(op, failures)}"
     section += _table(TRAFFIC, traffic_rows) + "\nThe instruction counts are of sm_90, every path of the code.\n\n"
     return section + _table(header, rows), failures
+
+
+def broken(op, failures):
+    """The limits that an operator breaks, for its section."""
+    return (
+        "".join(["Limits broken:\n", *(f"- {f.removeprefix(op + ', ')}\n" for f in failures), "\n"]) if failures else ""
+    )
 
 
 def every(targets=TARGETS, note=print):
