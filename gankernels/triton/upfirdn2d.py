@@ -213,7 +213,7 @@ def upfirdn2d(
         padding[0], -padding[2] // up[1], 0, gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh,
         SHIFT=shift, SEPARABLE=separable, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128,
         GROUP=group, HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=samples * taps_x <= _UNROLLED,
-        ROWS=tall, COLUMNS=wide, num_warps=_TILE * x.element_size() // 512 if last else 8,  # last: 16 bytes a thread
+        ROWS=tall, COLUMNS=wide, num_warps=_TILE * x.element_size() // 512 if last else 4,  # last: 16 bytes a thread
     )  # fmt: skip
     return out
 

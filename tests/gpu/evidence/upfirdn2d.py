@@ -58,10 +58,8 @@ def _limits(call, backend, layout, backward):
     # In NCHW the taps of a pack are not aligned together: a number a lane, every second one where the pass goes down.
     goes_down = backward and call.kwargs.get("up", 1) > 1
     sectors = 1.01 if last else 2.1 if goes_down else 1.2
-    # The taps and four rows of sums stay in registers: of 16 bytes a thread in NHWC, of two numbers in NCHW. At most 64
-    # registers, which half of the threads could have, ptxas spills hundreds of them; requested bytes are served by L1.
-    kept = dict(registers=168, occupancy=0.18) if last else dict(registers=96, occupancy=0.31)
-    return dict(requested=call.triton[backward], sectors=sectors, wide=last, **kept)
+    # The taps and four rows of sums stay in registers: as many as three blocks of a multiprocessor have.
+    return dict(requested=call.triton[backward], sectors=sectors, wide=last, registers=168, occupancy=0.18)
 
 
 def cases():
