@@ -101,7 +101,14 @@ class Build(BuildExtension):
 def shipped():
     """What a wheel holds beside its packages: CUDA's sources for CuPy, the operators' tests and benchmarks."""
     operators = [os.path.basename(name) for name in glob("gankernels/ops/[!_]*.py")]
-    names = ["conftest.py", "export_tests.py", "op_samples.py", "op_tests.py", *(f"test_{n}" for n in operators)]
+    names = [
+        "cells.py",
+        "conftest.py",
+        "export_tests.py",
+        "op_samples.py",
+        "op_tests.py",
+        *(f"test_{n}" for n in operators),
+    ]
     tests = [os.path.join("tests", name) for name in names]
     sources = [name for name in files() if name.endswith((".h", ".cuh")) and os.path.join("csrc", "cpu") not in name]
     return [*sources, *filter(os.path.exists, tests), *glob("benchmarks/*.py")]

@@ -134,6 +134,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
     carried = {n.rpartition("/")[2] for n in names if n.startswith("gankernels/_tests/")}
     operators = {p.name for p in (ROOT / "gankernels" / "ops").glob("[!_]*.py") if not p.stem.endswith("_op")}
     assert carried == {
+        "cells.py",
         "conftest.py",
         "export_tests.py",
         "op_samples.py",
