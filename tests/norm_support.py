@@ -84,6 +84,7 @@ class NormTests(OpTests):
             s = s.fresh()
             for n in names:
                 s.tensors[n] = s.tensors[n].detach().to(dtype).requires_grad_()
+            s.fixed = {k: t.to(dtype) for k, t in s.fixed.items()}  # running statistics share their dtype
             return self.gradients(self.call(s), s)
 
         ours = run(s, torch.float32)
