@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pathlib
+import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +16,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 
 import gankernels
 from gankernels import _backend
@@ -103,8 +109,12 @@ def bench(benchmark, case: Case, provider: str, order: str) -> None:
             benchmark.extra_info["GFLOP/s"] = round(case.flops / seconds / 1e9, 2)
 
 
-def interleave(calls: dict[str, Callable], seconds: float, device: torch.device | str = "cpu") -> dict[str, float]:
+def interleave(
+    calls: dict[str, Callable], seconds: float, device: torch.device | str = "cpu", least: int = 15
+) -> dict[str, float]:
     """Median seconds of each, one call of each a round, in a new order each round, for `seconds` a call.
+
+    At least `least` rounds.
 
     On a GPU between CUDA events, with the cache flushed before each call: the flush also outlasts what the host needs
     to enqueue the call, so that its launches are not timed.
@@ -117,7 +127,7 @@ def interleave(calls: dict[str, Callable], seconds: float, device: torch.device 
         f()
     flush = torch.empty(1 << 28, dtype=torch.uint8, device=device) if on_gpu else None
     end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(times[order[0]]) < 15:
+    while time.perf_counter() < end or len(times[order[0]]) < least:
         shuffle(order)
         for name in order:
             times[name].append(_on_gpu(calls[name], flush) if on_gpu else _on_cpu(calls[name]))
@@ -142,17 +152,21 @@ def _on_gpu(f: Callable, flush: Tensor) -> float:
     return start.elapsed_time(stop) / 1e3
 
 
+def calls(case: Case, order: str, with_compile: bool, device: torch.device | str = "cpu") -> dict[str, Callable]:
+    """A call of every provider that runs on a device."""
+    device = torch.device(device)
+    return {
+        provider: step(run, [t.to(device) for t in case.make()], order)
+        for provider, run in case.providers.items()
+        if not case.cannot(provider, device, order) and (with_compile or not provider.startswith("compile"))
+    }
+
+
 def measure(
     case: Case, order: str, seconds: float, with_compile: bool, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """Median seconds of every provider that runs on a device."""
-    device = torch.device(device)
-    calls = {}
-    for provider, run in case.providers.items():
-        if case.cannot(provider, device, order) or (provider.startswith("compile") and not with_compile):
-            continue
-        calls[provider] = step(run, [t.to(device) for t in case.make()], order)
-    return interleave(calls, seconds, device)
+    return interleave(calls(case, order, with_compile, device), seconds, device)
 
 
 def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -177,3 +191,44 @@ def parametrize(cases: list[Case]):
         for provider in case.providers
     ]
     return pytest.mark.parametrize(("case", "provider", "order"), sets)
+
+
+def peak_memory(f: Callable[[], object]) -> int:
+    """Most bytes of CPU tensors alive at once that one call of `f` allocates, what it returns included.
+
+    By the allocator's events: what a library takes for itself, as oneDNN its scratch memory, is not among them.
+    """
+    f()
+    with _no_stderr(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+        f()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@contextlib.contextmanager
+def _no_stderr():
+    """The profiler writes a line there whenever it starts and stops."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    from gankernels import _C
+
+    return f"{model}, {torch.get_num_threads()} threads, {_C.cpu_capability()}, torch {torch.__version__}"

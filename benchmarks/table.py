@@ -10,26 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import pathlib
-import platform
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import torch
-from bench_tools import ORDERS, Case, interleave, measure
+from bench_tools import ORDERS, Case, calls, interleave, machine, peak_memory
 
 HERE = pathlib.Path(__file__).parent
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    from gankernels import _C
-
-    return f"{model}, {torch.get_num_threads()} threads, {_C.cpu_capability()}, torch {torch.__version__}"
 
 
 def copy_bandwidth() -> float:
@@ -51,7 +39,7 @@ def cases(only: list[str]) -> list[Case]:
     for path in sorted(HERE.glob("bench_*.py")):
         if path.stem == "bench_tools" or (only and path.stem.removeprefix("bench_") not in only):
             continue
-        found += importlib.import_module(path.stem).CASES
+        found += getattr(importlib.import_module(path.stem), "CASES", [])  # bench_penalties has steps of its own
     return found
 
 
@@ -67,14 +55,15 @@ def rows(options) -> list[str]:
         "memory (as a long run's heap does: else page faults would be most of what is seen). A ratio above 1 says",
         "that ours is faster; where both run the same oneDNN kernel it is 1 within the noise, about 2 %. Share is",
         "of the limit: the bytes that must move over the copy's bandwidth, or the flops over the product's rate,",
-        "whichever takes longer.",
+        "whichever takes longer. MiB: the most that tensors held at once, ours / eager.",
         "",
-        "| case | order | ours | eager | eager / ours | eager in channels_last / ours | compiled / ours | share |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | order | ours | eager | eager / ours | channels_last eager / ours | compiled / ours | share | MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases(options.only):
         for order in ORDERS:
-            t = measure(case, order, options.seconds, options.compile)
+            runs = calls(case, order, options.compile)
+            t = interleave(runs, options.seconds)
             others = [
                 f"{min(times) / t['cpu']:.2f}" if times else ""
                 for times in (
@@ -82,14 +71,17 @@ def rows(options) -> list[str]:
                     [v for k, v in t.items() if k.startswith("compile")],
                 )
             ]
-            plain = min(v for k, v in t.items() if not k.startswith(("compile", "eager channels_last")) and k != "cpu")
+            eager = [k for k in t if not k.startswith(("compile", "eager channels_last")) and k != "cpu"]
+            best = min(eager, key=t.__getitem__)
+            plain = t[best]
+            memory = " / ".join(f"{peak_memory(runs[k]) / 2**20:.3g}" for k in ("cpu", best))
             share = ""
             if order == "forward":
                 floor = max(case.bytes / bandwidth / 1e9, case.flops / peak / 1e9)
                 share = f"{100 * floor / t['cpu']:.0f} %" if floor else ""
             lines.append(
                 f"| {case.label} | {order} | {milliseconds(t['cpu'])} | {milliseconds(plain)} | {plain / t['cpu']:.2f} "
-                f"| {others[0]} | {others[1]} | {share} |"
+                f"| {others[0]} | {others[1]} | {share} | {memory} |"
             )
             print(lines[-1], flush=True)
     return lines
