@@ -2,7 +2,6 @@
 // the slopes, downsample. So filtered_lrelu_linear is its derivative in x and bias, and, with the filters swapped and
 // the same signs, its own: two operators close under differentiation of any order.
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -46,11 +45,9 @@ struct Linear {
 template <class Result>
 Result call_forward(const char* name, const Tensor& x, const optional<Tensor>& bias, const Filters& f,
                     const Settings& s) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow(name, "")
-                       .typed<Result(const Tensor&, const optional<Tensor>&, const Tensor&, const optional<Tensor>&,
+  static const auto op = find<Result(const Tensor&, const optional<Tensor>&, const Tensor&, const optional<Tensor>&,
                                      const Tensor&, const optional<Tensor>&, SymIntArrayRef, SymIntArrayRef,
-                                     SymIntArrayRef, bool, double, double, double)>();
+                                     SymIntArrayRef, bool, double, double, double)>(name);
   return op.call(x, bias, f.fu, f.fuy, f.fd, f.fdy, s.up, s.down, s.padding, s.flip, s.gain, s.slope, s.clamp);
 }
 
@@ -65,13 +62,10 @@ std::tuple<Tensor, Tensor> call_signs(const Tensor& x, const optional<Tensor>& b
 
 std::tuple<Tensor, Tensor> call_linear(const Tensor& x, const optional<Tensor>& bias, const Tensor& signs,
                                        const Filters& f, const Linear& s, bool want_y, bool want_sums) {
-  static auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("gankernels_native::filtered_lrelu_linear", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const optional<Tensor>&, const Tensor&, const Tensor&,
-                                            const optional<Tensor>&, const Tensor&, const optional<Tensor>&,
-                                            SymIntArrayRef, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef, bool,
-                                            double, double, double, bool, bool, bool)>();
+  static const auto op = find<std::tuple<Tensor, Tensor>(
+      const Tensor&, const optional<Tensor>&, const Tensor&, const Tensor&, const optional<Tensor>&, const Tensor&,
+      const optional<Tensor>&, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef, bool, double, double,
+      double, bool, bool, bool)>("gankernels_native::filtered_lrelu_linear");
   return op.call(x, bias, signs, f.fu, f.fuy, f.fd, f.fdy, s.up, s.down, s.pad_up, s.pad_down, s.flip, s.up_gain,
                  s.gain, s.slope, s.channels_last, want_y, want_sums);
 }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "autograd.h"
 #include "cpu/huge_pages.h"
 
 namespace gk {
@@ -53,9 +54,7 @@ Tensor transpose_kernels_cpu(const Tensor& weight) {
 }
 
 Tensor call(const Tensor& weight) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("gankernels_native::transpose_kernels", "")
-                             .typed<Tensor(const Tensor&)>();
+  static const auto op = find<Tensor(const Tensor&)>("gankernels_native::transpose_kernels");
   return op.call(weight);
 }
 

@@ -1,11 +1,11 @@
 // Schema and autograd of upfirdn2d. The operator is bilinear in x and filter, so two operators close under
 // differentiation of any order: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad.
 #include <ATen/OpMathType.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/ones.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "autograd.h"
 #include "fir_adjoint.h"
 
 namespace gk {
@@ -26,18 +26,14 @@ struct Settings {
 };
 
 Tensor call_upfirdn2d(const Tensor& x, const Tensor& f, const optional<Tensor>& fy, const Settings& s) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("gankernels_native::upfirdn2d", "")
-                       .typed<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, SymIntArrayRef,
-                                     SymIntArrayRef, SymIntArrayRef, bool, double)>();
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, SymIntArrayRef,
+                                     SymIntArrayRef, SymIntArrayRef, bool, double)>("gankernels_native::upfirdn2d");
   return op.call(x, f, fy, s.up, s.down, s.padding, s.flip, s.gain);
 }
 
 Tensor call_filter_grad(const Tensor& x, const Tensor& g, SymIntArrayRef taps, const Settings& s) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("gankernels_native::upfirdn2d_filter_grad", "")
-                       .typed<Tensor(const Tensor&, const Tensor&, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef,
-                                     SymIntArrayRef, bool, double)>();
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef,
+                                     SymIntArrayRef, bool, double)>("gankernels_native::upfirdn2d_filter_grad");
   return op.call(x, g, taps, s.up, s.down, s.padding, s.flip, s.gain);
 }
 
@@ -99,7 +95,7 @@ struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
     keep(ctx, s, x);
     ctx->set_materialize_grads(false);
     const bool learnt = f.requires_grad() || (fy.has_value() && fy->requires_grad());
-    ctx->save_for_backward({learnt ? x : Tensor(), f, fy.has_value() ? *fy : Tensor()});
+    ctx->save_for_backward({learnt ? x : Tensor(), f, or_undefined(fy)});
     return y;
   }
 
@@ -109,7 +105,7 @@ struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
     if (!g.defined()) return out;
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &f = saved[1];
-    const optional<Tensor> fy = saved[2].defined() ? optional<Tensor>(saved[2]) : std::nullopt;
+    const optional<Tensor> fy = given(saved[2]);
     const bool want_f = ctx->needs_input_grad(1), want_fy = fy.has_value() && ctx->needs_input_grad(2);
     const Settings s = kept(ctx);
     if (ctx->needs_input_grad(0)) out[0] = adjoint(g, f, fy, s, kept_numbers(ctx, "size"));
