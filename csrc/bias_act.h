@@ -108,7 +108,8 @@ GK_HD T act_derivative(T u, T alpha) {
     const T low = u > 0 ? T(0) : u;
     if constexpr (K == 0) return u > 0 ? slope * u : scale * math::expm1_nonpositive(low);
     const T e = scale * math::exp_nonpositive(low);
-    return u > 0 ? (K == 1 ? slope : T(0)) : e;
+    if constexpr (K > 1) return u < 0 ? e : T(0);  // at 0 as PyTorch's: the slope from below, no curvature
+    return u > 0 ? slope : e;
   } else if constexpr (A == Act::tanh) {
     const T a = u < 0 ? -u : u;
     const bool near = a < T(0.625);

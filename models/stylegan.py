@@ -47,9 +47,8 @@ class StyledEpilogue(nn.Module):
                 noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=noise.dtype, device=x.device)
             x = ops.add_noise(x, noise.to(x.dtype), self.noise_strength.to(x.dtype))
         x = ops.bias_act(x, self.bias.to(x.dtype), act="lrelu")
-        scale, shift = self.affine(w).to(x.dtype)[:, :, None, None].chunk(2, 1)
-        variance, mean = torch.var_mean(x, [2, 3], correction=0, keepdim=True)
-        return torch.addcmul(shift, x - mean, (variance + 1e-5).rsqrt() * (scale + 1))
+        scale, shift = self.affine(w).to(x.dtype).chunk(2, 1)
+        return ops.adain(x, scale + 1, shift)
 
 
 class SynthesisBlock(nn.Module):

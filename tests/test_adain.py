@@ -28,6 +28,7 @@ class TestAdain(NormTests):
     def large(self):
         yield self.sample((2, 3, 40, 41))
         yield self.sample((3, 260, 12, 7), last=True)
+        yield self.sample((3, 300, 5, 7), last=True)
         yield self.sample((2, 8, 64, 33), last=True)
 
     def bad(self):

@@ -80,28 +80,41 @@ FEWER |= {(name, "noise") for name in ("modulate_act", "modulated_conv2d")}
 FEWER |= {("add_noise", "strength"), ("setup_filter", "f")}
 MORE = {(name, "x") for name in ANY_SHAPE | {"bias_act", "batch_norm_act", "instance_norm_act", "maxout", "pixel_norm"}}
 FILTERS = {"f", "filter", "fu", "fd", "resample_filter"}
+IMAGES = {"x", "image", "lower", "content", "style", "q", "k", "v"}
+PAIRS = {"up", "down", "stride", "dilation"}
 FACTORS = {"up", "down", "stride", "dilation", "groups", "pieces", "upscale_factor", "group_size", "num_channels"}
+RUNNING_CHANNELS = {"running_mean": 0, "running_var": 0}
 CHANNELS = {  # where an argument has one channel too many, what the message names
+    "adain": {"scale": 1, "shift": 1},
+    "adain_from": {"style": 1},
     "add_noise": {"strength": 0},
-    "batch_norm_act": {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0},
+    "batch_norm_act": {"weight": 0, "bias": 0, **RUNNING_CHANNELS},
     "bias_act": {"bias": 0},
+    "conditional_batch_norm": {"scale": 1, "shift": 1, **RUNNING_CHANNELS},
     "conv2d": {"x": 1, "weight": 1, "bias": 0},
     "conv2d_resample": {"x": 1, "w": 1},
     "conv_transpose2d": {"x": 1, "weight": 0, "bias": 0},
     "fade_in": {"bias": 0, "weight": 1},
     "filtered_lrelu": {"bias": 0},
+    "grid_sample2d": {"grid": 3},
+    "instance_norm_act": {"weight": 0, "bias": 0},
     "maxout": {"x": 1},
     "modulate_act": {"scale": 1, "bias": 0, "noise": 1},
     "modulated_conv2d": {"x": 1, "weight": 1, "styles": 1, "noise": 1},
     "modulated_conv2d_act": {"x": 1, "weight": 1, "styles": 1, "bias": 0},
     "pixel_shuffle_act": {"x": 1, "bias": 0},
     "self_attention2d": {"q": 1, "k": 1},
+    "spade_norm": {"scale": 1, "shift": 1, **RUNNING_CHANNELS},
 }
 BIG = 2**20
 OTHERS = {  # what only some operators have
     "a filter larger than the padded image": [
         ("conv2d", {"weight": R(6, 2, 9, 9)}, "weight is"),
         ("conv2d_resample", {"w": R(6, 2, 30, 30)}, "weight of"),
+        ("conv_transpose2d", {"padding": 9}, "padding"),
+        ("downsample2d", {"f": R(30), "padding": -20}, "filter of"),
+        ("filter2d", {"f": R(30), "padding": -20}, "filter of"),
+        ("upsample2d", {"f": R(30), "padding": -20}, "filter of"),
         ("filtered_lrelu", {"fu": R(30)}, "fu has"),
         ("filtered_lrelu", {"fd": R(30)}, "fd has"),
         ("modulated_conv2d", {"weight": R(5, 4, 30, 30)}, "weight of"),
@@ -161,12 +174,14 @@ def spoilt(kind, name, good):
         elif kind == "channels that do not match" and k in CHANNELS.get(name, {}):
             dim = CHANNELS[name][k]
             yield {k: torch.cat([v, v.narrow(dim, 0, 1)], dim)}, k
-        elif kind == "no channels" and k in {"x", "image", "lower"} and name not in ANY_SHAPE:
+        elif kind == "no channels" and k in IMAGES and name not in ANY_SHAPE:
             yield {k: v[:, :0]}, k
         elif kind == "numbers that are not finite" and isinstance(v, float):
             yield from (({k: bad}, k) for bad in (NAN, INF, -INF, "1", True))
         elif kind == "factors" and k in FACTORS:
             yield from (({k: bad}, k) for bad in (0, -1, 1.5, "2", True))
+            if k in PAIRS:
+                yield from (({k: bad}, k) for bad in ([2, -1], [0, 1], [1, 1.5], [1, 2, 3]))
     for op, change, message in OTHERS.get(kind, ()):
         if op == name:
             yield change, message
@@ -211,8 +226,29 @@ def test_bad_input(name, kind, monkeypatch):
         assert re.search(r"expected|pad more|would be", text), text
 
 
+WHOLE = (64, 256, 512, 512)
 HUGE = {  # more than 2^31 elements in all, which is no error: operator, its call
-    "bias_act": {"x": (64, 256, 512, 512), "bias": (256,)},
+    "adain": {"x": WHOLE, "scale": (64, 256), "shift": (64, 256)},
+    "adain_from": {"content": WHOLE, "style": (64, 256, 8, 8)},
+    "add_noise": {"x": WHOLE, "noise": (64, 1, 512, 512), "strength": (256,)},
+    "batch_norm_act": {
+        "x": WHOLE, "weight": (256,), "bias": (256,), "running_mean": (256,), "running_var": (256,), "training": True
+    },
+    "conditional_batch_norm": {
+        "x": WHOLE, "scale": (64, 256), "shift": (64, 256), "running_mean": None, "running_var": None, "training": True
+    },
+    "conv2d_resample": {"x": (64, 256, 256, 256), "w": (256, 256, 3, 3), "f": (4,), "up": 2, "padding": 1},
+    "conv_transpose2d": {"x": (64, 64, 256, 256), "weight": (64, 256, 2, 2), "stride": 2},
+    "fade_in": {"image": WHOLE, "lower": (64, 256, 256, 256), "alpha": 0.5},
+    "gradient_reversal": {"x": WHOLE},
+    "grid_sample2d": {"x": WHOLE, "grid": (64, 512, 512, 2)},
+    "instance_norm_act": {"x": WHOLE, "weight": (256,), "bias": (256,)},
+    "maxout": {"x": (64, 512, 512, 512), "pieces": 2},
+    "modulate_act": {"x": WHOLE, "scale": (64, 256), "bias": (256,), "noise": (64, 1, 512, 512)},
+    "modulated_conv2d_act": {"x": WHOLE, "weight": (256, 256, 1, 1), "styles": (64, 256), "bias": (256,)},
+    "pixel_shuffle_act": {"x": (64, 1024, 256, 256), "upscale_factor": 2},
+    "spade_norm": {"x": WHOLE, "scale": WHOLE, "shift": WHOLE, "training": True},
+    "bias_act": {"x": WHOLE, "bias": (256,)},
     "conv2d": {"x": (64, 64, 512, 512), "weight": (128, 64, 3, 3), "padding": 1},
     "minibatch_stddev": {"x": (64, 256, 512, 512)},
     "modulated_conv2d": {
@@ -225,7 +261,7 @@ HUGE = {  # more than 2^31 elements in all, which is no error: operator, its cal
     "pixel_norm": {"x": (64, 256, 512, 512)},
     "upsample2d": {"x": (64, 256, 256, 256), "f": (4,)},
     "filtered_lrelu": {"x": (64, 256, 256, 256), "fu": (4,), "up": 2, "padding": 2},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])

@@ -55,6 +55,29 @@ class TestBiasAct(OpTests):
         yield {"x": x, "alpha": float("nan")}, "alpha is nan"
         yield {"x": x, "clamp": -1}, "clamp is -1"
 
+    @pytest.mark.parametrize("act", ["relu", "lrelu", "elu", "selu"])
+    def test_derivatives_at_the_kink(self, backend, act):
+        """At 0, where a bias or scale of 0 puts whole channels: PyTorch's slope and curvature, whichever side's."""
+        x, b = torch.tensor([[-0.5, 0.0, 0.25], [0.5, 0.0, 0.0]]), torch.tensor([0.5, 0.0, -0.25])
+
+        def derivatives():
+            u = x.to(self.device(backend)).requires_grad_()
+            g = torch.full_like(u, 0.5, requires_grad=True)
+            out = [bias_act(u, b.to(u), act=act)]
+            for leaves in ([u], [u, g], [u, g]):
+                grads = torch.autograd.grad(out[-1], leaves, g, create_graph=True, materialize_grads=True)
+                out.append(grads[0])
+                if not grads[0].requires_grad:
+                    break
+            return [t.detach() for t in out]
+
+        ours = derivatives()
+        with gankernels.backend("reference"):
+            theirs = derivatives()
+        assert len(ours) >= 2
+        for order, (a, r) in enumerate(zip(ours, theirs, strict=False)):
+            torch.testing.assert_close(a, r, rtol=1e-6, atol=1e-6, msg=lambda m, order=order: f"order {order}: {m}")
+
     def check_pruned(self, calls: Calls, wanted: str):
         derivatives = [args for name, args in calls.seen if "bias_act_derivative" in name]
         assert len(derivatives) == 1

@@ -28,6 +28,7 @@ class TestInstanceNormAct(NormTests):
         yield sample((1, 2, 2, 3, 2), act="softplus")
         for act in ACTIVATIONS:
             yield sample((2, 2, 3, 3), act=act, gain=1.3)
+        yield sample((1, 2, 19, 17), act="sigmoid")
 
     def large(self):
         yield sample((2, 3, 40, 41), act="swish")

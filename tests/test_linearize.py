@@ -7,10 +7,14 @@ import torch
 from torch import nn
 
 import gankernels
+from gankernels import nn as layers
 from gankernels import ops
 from gankernels.nn import (
+    SPADE,
+    AdaIN,
     BatchNormAct2d,
     BiasAct,
+    ConditionalBatchNorm2d,
     Conv2d,
     ConvTranspose2d,
     Downsample,
@@ -18,6 +22,7 @@ from gankernels.nn import (
     EqualizedLinear,
     FilteredLReLU,
     GradientReversal,
+    InstanceNormAct2d,
     Linear,
     Maxout,
     MinibatchStdDev,
@@ -34,6 +39,7 @@ from gankernels.nn import (
     register_linearization,
 )
 from gankernels.nn import Blur as BlurLayer
+from gankernels.nn._linearize import _RULES
 
 
 class Blur(nn.Module):
@@ -86,6 +92,23 @@ def _projection(m, x, c):
     return (y * w).sum(1), linearized.chain(inner, last)
 
 
+class Given(nn.Module):
+    """A conditional layer within a network that knows its condition."""
+
+    def __init__(self, layer, condition):
+        super().__init__()
+        self.layer = layer
+        self.condition = nn.Parameter(condition)
+
+    def forward(self, x):
+        return self.layer(x, self.condition)
+
+
+@register_linearization(Given)
+def _given(m, x):
+    return linearize(m.layer, x, m.condition)
+
+
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 CASES = {
     "conv": lambda: Conv2d(4, 6, 3, 2, 1, groups=2),
@@ -131,6 +154,14 @@ CASES = {
     "norm-linear": lambda: BatchNormAct2d(4, gain=3.0),
     "norm-smooth": lambda: BatchNormAct2d(4, act="swish", momentum=None),
     "norm-bare": lambda: BatchNormAct2d(4, affine=False, track_running_stats=False, act="tanh"),
+    "instance-norm": lambda: InstanceNormAct2d(4, affine=True, act="lrelu", alpha=0.3, gain=1.5),
+    "instance-norm-smooth": lambda: InstanceNormAct2d(4, affine=True, act="swish"),
+    "instance-norm-bare": lambda: InstanceNormAct2d(4, gain=2.0),
+    "adain": lambda: Given(AdaIN(4, 5), torch.randn(3, 5)),
+    "conditional-norm": lambda: Given(ConditionalBatchNorm2d(4, 5, act="tanh", gain=1.5), torch.randn(3, 5)),
+    "conditional-norm-eval": lambda: Given(ConditionalBatchNorm2d(4, 5, act="lrelu").eval(), torch.randn(3, 5)),
+    "spade": lambda: Given(SPADE(4, 2, 3, act="softplus"), torch.randn(3, 2, 2, 4)),
+    "spade-eval": lambda: Given(SPADE(4, 2, 3, gain=0.7).eval(), torch.randn(3, 2, 3, 5)),
     "maxout": lambda: nn.Sequential(Maxout(2), nn.Identity()),
     "pool": lambda: nn.MaxPool2d(2, 1, ceil_mode=True),
     "pool-strided": lambda: nn.MaxPool2d((3, 2), 2, 1),
@@ -259,6 +290,34 @@ def test_what_no_rule_describes_is_refused():
         linearize(Conv2d(3, 2, 1), x, torch.tensor([0]))
     with pytest.raises(ValueError, match="expected classes of"):
         register_linearization(int)
+
+
+# Of two images, or of an image and a style that a generator differentiates as well; or drawn anew at each call.
+REFUSED = {
+    "AugmentPipe": lambda: layers.AugmentPipe(),
+    "FadeIn": lambda: layers.FadeIn(3, 4),
+    "ModulatedConv2d": lambda: layers.ModulatedConv2d(4, 3, 3),
+    "StyledConv": lambda: layers.StyledConv(4, 3, 3, 5),
+}
+
+
+def test_every_layer_has_a_rule_or_is_refused_by_name():
+    kinds = {n: k for n in layers.__all__ if isinstance(k := getattr(layers, n), type) and issubclass(k, nn.Module)}
+    without = {name for name, kind in kinds.items() if kind not in _RULES}
+    assert without == set(REFUSED)
+    tried = {type(m).__name__ for make in CASES.values() for m in make().modules()}
+    assert set(kinds) - without <= tried
+    for name, make in REFUSED.items():
+        for c in (None, torch.randn(2, 5)):
+            with pytest.raises(TypeError, match=f"linearize: {name} has no rule .*register_linearization"):
+                linearize(make(), torch.randn(2, 4, 8, 8), c)
+
+
+def test_a_conditional_layer_asks_for_its_condition():
+    x = torch.randn(2, 4, 8, 8)
+    for layer in (AdaIN(4, 5), ConditionalBatchNorm2d(4, 5), SPADE(4, 5)):
+        with pytest.raises(TypeError, match=f"{type(layer).__name__} got no condition c, but the rule of its class"):
+            linearize(layer, x)
 
 
 def test_a_subclass_that_keeps_forward_and_a_parametrized_weight_keep_the_rule():

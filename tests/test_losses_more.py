@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck
 
 from gankernels import losses
@@ -36,13 +37,31 @@ def test_began_keeps_its_balance():
     balance = losses.Began(gamma=0.5, rate=0.1, k=0.2)
     assert balance.discriminator(REAL, FAKE).item() == pytest.approx(2.5 - 0.2 * 6)
     measure = balance.update(REAL, FAKE)
-    assert measure == pytest.approx(2.5 + abs(1.25 - 6))
-    assert balance.k == 0.0  # 0.2 + 0.1 * (1.25 - 6) is below
+    assert measure.item() == pytest.approx(2.5 + abs(1.25 - 6))
+    assert balance.k.item() == 0.0  # 0.2 + 0.1 * (1.25 - 6) is below
     balance.update(REAL * 4, FAKE / 6)
-    assert balance.k == pytest.approx(0.1 * (0.5 * 10 - 1))
+    assert balance.k.item() == pytest.approx(0.1 * (0.5 * 10 - 1))
     balance.update(REAL * 400, FAKE)
-    assert balance.k == 1.0
+    assert balance.k.item() == 1.0
     assert losses.objective("began").discriminator(REAL, FAKE).item() == pytest.approx(2.5 - 6)
+
+
+def test_began_never_waits_for_the_device():
+    """Fake tensors have no numbers to wait for; and a loss keeps the k that it was made with."""
+    balance = losses.Began(k=0.5)
+    with FakeTensorMode():
+        real, fake = torch.rand(3, requires_grad=True), torch.rand(3)
+        for _ in range(2):
+            balance.discriminator(real, fake)
+            measure = balance.update(real, fake)
+        assert isinstance(balance.k, torch.Tensor)
+        assert not measure.requires_grad
+    balance = losses.Began(k=torch.tensor(0.5), rate=0.1)
+    error = FAKE.clone().requires_grad_()
+    loss = balance.discriminator(REAL, error)
+    balance.update(REAL, FAKE)
+    loss.backward()
+    torch.testing.assert_close(error.grad, torch.full_like(FAKE, -0.5 / 3))
 
 
 def test_class_head():

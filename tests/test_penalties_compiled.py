@@ -19,12 +19,16 @@ from torch import nn
 from gankernels import _backend
 from gankernels.losses import dragan, path_length, r1_penalty, r2_penalty, wgan_gp
 from gankernels.nn import (
+    SPADE,
+    AdaIN,
     BatchNormAct2d,
     BiasAct,
+    ConditionalBatchNorm2d,
     Conv2d,
     ConvTranspose2d,
     EqualizedConv2d,
     EqualizedLinear,
+    InstanceNormAct2d,
     Linear,
     Maxout,
     MinibatchStdDev,
@@ -50,6 +54,31 @@ def smooth():
     layers = [Conv2d(3, 6, 3, 2, 1), BiasAct("swish", num_features=6), ConvTranspose2d(6, 4, 3, 2, 1, 1)]
     layers += [BatchNormAct2d(4, act="tanh"), Conv2d(4, 4, 3, padding="same"), Maxout(2), nn.Dropout(0.3)]
     return nn.Sequential(*layers, nn.Flatten(), Linear(512, 5, act="softplus"), Linear(5, 1))
+
+
+class Conditioned(nn.Module):
+    """A layer within a network that knows its condition."""
+
+    def __init__(self, layer, condition):
+        super().__init__()
+        self.layer = layer
+        self.condition = nn.Parameter(condition)
+
+    def forward(self, x):
+        return self.layer(x, self.condition)
+
+
+@register_linearization(Conditioned)
+def _conditioned(m, x):
+    return linearize(m.layer, x, m.condition)
+
+
+def normalised():
+    """Every normalisation but batch_norm_act's own, in training and in evaluation."""
+    batch, spade = ConditionalBatchNorm2d(4, 5, act="lrelu"), SPADE(4, 2, 3, act="swish")
+    layers = [Conv2d(3, 4, 4, 4), InstanceNormAct2d(4, affine=True, act="lrelu"), Conditioned(batch, torch.randn(4, 5))]
+    layers += [Conditioned(AdaIN(4, 5), torch.randn(4, 5)), Conditioned(spade.eval(), torch.randn(4, 2, 2, 2))]
+    return nn.Sequential(*layers, nn.Flatten(), Linear(64, 1))
 
 
 class Residual(nn.Module):
@@ -81,6 +110,11 @@ def stylegan2():
 
 def test_a_stylegan2_discriminator(backend):
     compiled_equals_eager(stylegan2, PENALTIES["r1"], "aot_eager")
+
+
+@pytest.mark.parametrize("name", ["r1-tangent", "wgan_gp"])
+def test_every_normalisation(backend, name):
+    compiled_equals_eager(normalised, PENALTIES[name], "aot_eager")
 
 
 @pytest.mark.parametrize("name", PENALTIES)

@@ -24,43 +24,49 @@ struct Factors<C, true> {
   C get(int j, int64_t i) const { return source[j * pitch + i]; }
 };
 
-// Adds a tile's terms: to totals[term] as a whole, or to sums[term * pitch + element].
-template <class Part, class C, bool Each>
-void reduce_tile(const NormInputs<C>& inputs, int64_t n, const C* factors, int64_t pitch, const ActNumbers<C>& numbers,
-                 double* totals, C* sums) {
-  constexpr int kTerms = Part::kTerms;
-  const NormInputs<C> in = inputs;
-  const ActNumbers<C> p = numbers;
-  const Factors<C, Each> f(factors, pitch);
-  if constexpr (Each) {
-    GK_IVDEP
-    for (int64_t i = 0; i < n; ++i) {
-      C terms[kTerms];
-      Part::terms(in, i, f, p, terms);
-      for (int k = 0; k < kTerms; ++k) sums[k * pitch + i] += terms[k];
+// Adds the terms of kRows rows, row(r) the inputs of each, to sums[term * pitch + element].
+template <class Part, int kRows, class C, class Row, class F>
+inline void add_rows(Row row, int64_t n, const F& f, const ActNumbers<C>& p, double* sums, int64_t pitch) {
+  NormInputs<C> in[kRows];
+  for (int r = 0; r < kRows; ++r) in[r] = row(r);
+  GK_IVDEP
+  for (int64_t i = 0; i < n; ++i) {
+    double total[Part::kTerms];
+    for (int k = 0; k < Part::kTerms; ++k) total[k] = sums[k * pitch + i];
+    GK_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      double terms[Part::kTerms];
+      Part::terms(in[r], i, f, p, terms);
+      for (int k = 0; k < Part::kTerms; ++k) total[k] += terms[k];
     }
-  } else {
-    C lanes[kTerms][kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-      GK_IVDEP
-      for (int j = 0; j < kLanes; ++j) {
-        C terms[kTerms];
-        Part::terms(in, i + j, f, p, terms);
-        for (int k = 0; k < kTerms; ++k) lanes[k][j] += terms[k];
-      }
-    }
-    for (int j = 0; i + j < n; ++j) {
-      C terms[kTerms];
-      Part::terms(in, i + j, f, p, terms);
-      for (int k = 0; k < kTerms; ++k) lanes[k][j] += terms[k];
-    }
-    for (int k = 0; k < kTerms; ++k) {
-      for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int j = 0; j < half; ++j) lanes[k][j] += lanes[k][j + half];
-      totals[k] += lanes[k][0];
-    }
+    for (int k = 0; k < Part::kTerms; ++k) sums[k * pitch + i] = total[k];
   }
+}
+
+// Adds the terms of each column of `rows` rows of n elements to totals[term * kStrip + column].
+template <class Part, class C>
+void reduce_columns(const NormInputs<C>& in, int64_t n, int64_t rows, const C* factors, const ActNumbers<C>& p,
+                    double* totals) {
+  const Factors<C, true> f(factors, kStrip);
+  int64_t row = 0;
+  const auto at = [&](int64_t r) { return in.row(row + r); };
+  for (; row + Part::kAtOnce <= rows; row += Part::kAtOnce) add_rows<Part, Part::kAtOnce>(at, n, f, p, totals, kStrip);
+  for (; row < rows; ++row) add_rows<Part, 1>(at, n, f, p, totals, kStrip);
+}
+
+// Adds the terms of n elements to totals[term], by way of lanes.
+template <class Part, class C>
+void reduce_tile(const NormInputs<C>& in, int64_t n, int64_t, const C* factors, const ActNumbers<C>& p,
+                 double* totals) {
+  const Factors<C, false> f(factors, 0);
+  double lanes[Part::kTerms * kLanes] = {};
+  int64_t i = 0;
+  const auto at = [&](int64_t r) { return in.from(i + r * kLanes); };
+  for (; i + Part::kAtOnce * kLanes <= n; i += Part::kAtOnce * kLanes)
+    add_rows<Part, Part::kAtOnce>(at, kLanes, f, p, lanes, kLanes);
+  for (; i < n; i += kLanes) add_rows<Part, 1>(at, n - i < kLanes ? n - i : kLanes, f, p, lanes, kLanes);
+  for (int k = 0; k < Part::kTerms; ++k)
+    for (int j = 0; j < kLanes; ++j) totals[k] += lanes[k * kLanes + j];
 }
 
 template <class Part, class C, bool Each>
@@ -81,10 +87,13 @@ void map_tile(const NormInputs<C>& inputs, int64_t n, const C* factors, int64_t 
   }
 }
 
+template <class Part, class C, bool Each>
+constexpr auto reduce_of = Each ? reduce_columns<Part, C> : reduce_tile<Part, C>;
+
 template <class C, bool Each, bool kPixels>
 NormTiles<C> tiles_of(NormPass pass, Act act) {
-  if (pass == NormPass::mean) return {reduce_tile<MeanPart<C>, C, Each>, nullptr, 1, 1 << kX};
-  if (pass == NormPass::spread) return {reduce_tile<SpreadPart<C>, C, Each>, nullptr, 1, 1 << kX};
+  if (pass == NormPass::mean) return {reduce_of<MeanPart<C>, C, Each>, nullptr, 1, 1 << kX};
+  if (pass == NormPass::spread) return {reduce_of<SpreadPart<C>, C, Each>, nullptr, 1, 1 << kX};
   NormTiles<C> tiles{};
   with_act(act, [&](auto a) {
     using Forward = ForwardPart<a.value, C, kPixels>;
@@ -93,9 +102,9 @@ NormTiles<C> tiles_of(NormPass pass, Act act) {
     if (pass == NormPass::forward)
       tiles = {nullptr, map_tile<Forward, C, Each>, 0, Forward::kReads};
     else if (pass == NormPass::backward)
-      tiles = {reduce_tile<Backward, C, Each>, map_tile<Backward, C, Each>, Backward::kTerms, Backward::kReads};
+      tiles = {reduce_of<Backward, C, Each>, map_tile<Backward, C, Each>, Backward::kTerms, Backward::kReads};
     else
-      tiles = {reduce_tile<Second, C, Each>, map_tile<Second, C, Each>, Second::kTerms, Second::kReads};
+      tiles = {reduce_of<Second, C, Each>, map_tile<Second, C, Each>, Second::kTerms, Second::kReads};
   });
   return tiles;
 }
@@ -125,8 +134,18 @@ struct TileInputs {
   }
   template <class T>
   const NormInputs<C>& at(const T* const* source, unsigned reads, int64_t offset, int64_t n) {
+    return rows_at(source, reads, offset, n, 1, 0);
+  }
+  // `rows` rows of n, `pitch` apart in memory.
+  template <class T>
+  const NormInputs<C>& rows_at(const T* const* source, unsigned reads, int64_t offset, int64_t n, int64_t rows,
+                               int64_t pitch) {
     for (int k = 0; k < kMostSources; ++k)
-      if (source[k] && reads >> k & 1) in.at[k] = as_acc(source[k] + offset, buffer[k], n);
+      if (source[k] && reads >> k & 1) {
+        in.at[k] = as_acc(source[k] + offset, buffer[k], n);
+        in.step[k] = std::is_same_v<T, C> ? pitch : kStrip;
+        for (int64_t row = 1; row < rows; ++row) as_acc(source[k] + offset + row * pitch, buffer[k] + row * kStrip, n);
+      }
     return in;
   }
 };
@@ -152,18 +171,15 @@ struct TileOutputs {
   }
 };
 
-// Adds the terms of each column to totals, by way of short sums.
+// Adds the terms of each column to totals.
 template <class T, class C>
 void reduce_rows(const NormRows<T>& r, const NormTiles<C>& tiles, const C* factors, const ActNumbers<C>& numbers,
                  double* totals) {
-  TileInputs<C, kStrip> inputs(r.source, tiles.reads);
-  C sums[kMostTerms * kStrip];
-  for (int64_t from = 0; from < r.rows; from += kFlush) {
-    for (int64_t i = 0; i < tiles.terms * kStrip; ++i) sums[i] = 0;
-    for (int64_t row = from; row < r.rows && row < from + kFlush; ++row)
-      tiles.reduce(inputs.at(r.source, tiles.reads, row * r.pitch, r.width), r.width, factors, kStrip, numbers, nullptr,
-                   sums);
-    for (int64_t i = 0; i < tiles.terms * kStrip; ++i) totals[i] += sums[i];
+  TileInputs<C, kRowsAtOnce * kStrip> inputs(r.source, tiles.reads);
+  for (int64_t row = 0; row < r.rows; row += kRowsAtOnce) {
+    const int64_t rows = r.rows - row < kRowsAtOnce ? r.rows - row : kRowsAtOnce;
+    const auto& in = inputs.rows_at(r.source, tiles.reads, row * r.pitch, r.width, rows, r.pitch);
+    tiles.reduce(in, r.width, rows, factors, numbers, totals);
   }
 }
 
@@ -216,7 +232,7 @@ void reduce_channel(const NormShape& s, int64_t channel, const NormTiles<C>& til
                     const C* factors, const ActNumbers<C>& numbers, double* totals) {
   TileInputs<C, kTile> inputs(source, tiles.reads);
   each_tile(s, channel, [&](int64_t offset, int64_t n) {
-    tiles.reduce(inputs.at(source, tiles.reads, offset, n), n, factors, 0, numbers, totals, nullptr);
+    tiles.reduce(inputs.at(source, tiles.reads, offset, n), n, 1, factors, numbers, totals);
   });
 }
 
@@ -241,9 +257,9 @@ NormMoments channel_moments(const NormShape& s, int64_t channel, const NormTiles
     const NormInputs<C>& in = inputs.at(source, mean.reads, offset, n);
     double sum = 0, square = 0;
     C centre[kMostFactors] = {};
-    mean.reduce(in, n, centre, 0, {}, &sum, nullptr);
+    mean.reduce(in, n, 1, centre, {}, &sum);
     centre[0] = C(sum / n);
-    spread.reduce(in, n, centre, 0, {}, &square, nullptr);
+    spread.reduce(in, n, 1, centre, {}, &square);
     const double here = sum / n, off = here - centre[0];
     all.add({double(n), here, square - n * off * off});
   });

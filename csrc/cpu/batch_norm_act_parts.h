@@ -1,12 +1,19 @@
 // The elementwise parts of batch_norm_act, for batch_norm_act_loops.h: terms() gives what is summed at an element,
 // values() what is written, by the order of NormTarget. Factors: mean, weight r and bias (r alone where weight and bias
-// are an element's own), then those of the pass.
+// are an element's own), then those of the pass. kAtOnce: rows that are added before a sum goes back to memory, more
+// than 1 where that takes as long as the terms.
+//
+// Terms and their sums are double: where a sum cancels, float ones would be off by more than their elements are.
+
+template <Act A>
+constexpr bool kCurved = A != Act::linear && A != Act::relu && A != Act::lrelu;
 
 template <class C>
 struct MeanPart {
   static constexpr int kTerms = 1;
+  static constexpr int kAtOnce = 4;
   template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F&, const ActNumbers<C>&, C* out) {
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F&, const ActNumbers<C>&, double* out) {
     out[0] = in.at[kX][i];
   }
 };
@@ -14,9 +21,10 @@ struct MeanPart {
 template <class C>
 struct SpreadPart {
   static constexpr int kTerms = 1;
+  static constexpr int kAtOnce = 4;
   template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>&, C* out) {
-    const C centred = in.at[kX][i] - f.get(0, i);
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>&, double* out) {
+    const double centred = in.at[kX][i] - f.get(0, i);
     out[0] = centred * centred;
   }
 };
@@ -51,13 +59,14 @@ struct ForwardPart {
 template <Act A, class C, bool kPixels>
 struct BackwardPart {
   static constexpr int kTerms = kNormBackwardSums;
+  static constexpr int kAtOnce = kCurved<A> ? 1 : 4;
   static constexpr unsigned kWrites = kPixels ? 1 | 1 << kScaleGrad | 1 << kShiftGrad : 1;
   static constexpr unsigned kReads = ForwardPart<A, C, kPixels>::kReads | 1 << kG;
   template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, double* out) {
     const NormPoint<C, kPixels> at(in, i, f);
     const C d = in.at[kG][i] * (p.gain * act_derivative<A, 1>(at.u, p.alpha));
-    norm_backward_terms(kPixels ? at.weight * d : d, at.centred, out);
+    norm_backward_terms<double>(kPixels ? double(at.weight) * d : d, at.centred, out);
   }
   template <class F>
   static GK_HD void values(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
@@ -73,21 +82,22 @@ struct BackwardPart {
 
 template <Act A, class C, bool kPixels>
 struct SecondPart {
-  static constexpr bool kSmooth = A != Act::linear && A != Act::relu && A != Act::lrelu;
+  static constexpr bool kSmooth = kCurved<A>;
+  static constexpr int kAtOnce = kCurved<A> ? 1 : 4;
   static constexpr int kTerms = kPixels ? (kSmooth ? kPixelSecondSums : kPixelSecondSumsLinear)
                                         : (kSmooth ? kNormSecondSums : kNormSecondSumsLinear);
   static constexpr unsigned kWrites = kPixels ? 15 : 3;
   static constexpr unsigned kReads = BackwardPart<A, C, kPixels>::kReads | 1 << kV | (kPixels ? 1 << kP | 1 << kQ : 0);
   template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, double* out) {
     const NormPoint<C, kPixels> at(in, i, f);
     const C g = in.at[kG][i], v = in.at[kV][i];
     const C d = g * (p.gain * act_derivative<A, 1>(at.u, p.alpha));
     const C h = kSmooth ? g * (p.gain * act_derivative<A, 2>(at.u, p.alpha)) : C(0);
     if constexpr (kPixels)
-      pixel_second_terms<kSmooth>(d, h, v, at.centred, at.weight, in.at[kP][i], in.at[kQ][i], f.get(1, i), out);
+      pixel_second_terms<kSmooth, double>(d, h, v, at.centred, at.weight, in.at[kP][i], in.at[kQ][i], f.get(1, i), out);
     else
-      norm_second_terms<kSmooth>(d, h, v, at.centred, out);
+      norm_second_terms<kSmooth, double>(d, h, v, at.centred, out);
   }
   template <class F>
   static GK_HD void values(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {

@@ -11,17 +11,20 @@
 
 #if defined(__clang__)
 #define GK_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#define GK_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
 #define GK_IVDEP _Pragma("GCC ivdep")
+#define GK_UNROLL _Pragma("GCC unroll 4")
 #else
 #define GK_IVDEP
+#define GK_UNROLL
 #endif
 
 // A space of its own: the loops' names must be no other operator's.
 namespace gk::batch_norm {
 
 constexpr int kLanes = 32, kMostFactors = 8, kMostTerms = kPixelSecondSums;
-constexpr int64_t kTile = 512, kStrip = 256, kFlush = 16, kMomentRows = 64;
+constexpr int64_t kTile = 512, kStrip = 256, kMomentRows = 64, kRowsAtOnce = 4;
 
 enum class NormPass { mean, spread, forward, backward, second };
 enum NormSource { kX, kG, kV, kScale, kShift, kP, kQ, kMostSources };
@@ -35,6 +38,18 @@ struct ActNumbers {
 template <class C>
 struct NormInputs {
   const C* at[kMostSources];
+  int64_t step[kMostSources];  // from a row to the next
+
+  NormInputs from(int64_t offset) const {
+    NormInputs out{};
+    for (int k = 0; k < kMostSources; ++k) out.at[k] = at[k] ? at[k] + offset : nullptr;
+    return out;
+  }
+  NormInputs row(int64_t r) const {
+    NormInputs out{};
+    for (int k = 0; k < kMostSources; ++k) out.at[k] = at[k] ? at[k] + r * step[k] : nullptr;
+    return out;
+  }
 };
 
 // [groups * batch, channels, inner]. A cell is a group's part of a channel; `shared`: the cells of a channel are one
@@ -53,7 +68,7 @@ struct NormShape {
 
 template <class C>
 struct NormTiles {
-  void (*reduce)(const NormInputs<C>&, int64_t, const C*, int64_t, const ActNumbers<C>&, double*, C*);
+  void (*reduce)(const NormInputs<C>&, int64_t, int64_t, const C*, const ActNumbers<C>&, double*);
   void (*map)(const NormInputs<C>&, int64_t, const C*, int64_t, const ActNumbers<C>&, C* const*);
   int terms;
   unsigned reads;  // bits by NormSource
@@ -247,7 +262,7 @@ template <class T, class C, class F>
 void run_rows(const Job<T, C>& job, const std::vector<C>& before, F finish) {
   const NormShape& s = job.shape;
   const int64_t rows = s.cell_size(), strips = (s.channels + kStrip - 1) / kStrip;
-  const int64_t step = std::max<int64_t>(kMomentRows, kGrain / std::max<int64_t>(s.channels, 1) / kFlush * kFlush);
+  const int64_t step = std::max<int64_t>(kMomentRows, kGrain / std::max<int64_t>(s.channels, 1));
   const int64_t blocks = (rows + step - 1) / step;  // of a group
   const int64_t together = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(step, rows) * s.channels));
   const int64_t group_factors = strips * kMostFactors * kStrip;

@@ -36,7 +36,8 @@ Tensor grid_sample2d_adjoint_cuda(const Tensor& gy_, const Tensor& grid, const s
     const char* text =
         "grid_sample2d: on GPUs the gradient in x is summed by atomics, whose order is not deterministic";
     TORCH_CHECK(at::globalContext().deterministicAlgorithmsWarnOnly(), text,
-                "; you asked for torch.use_deterministic_algorithms(True)");
+                "; you asked for torch.use_deterministic_algorithms(True): sample with "
+                "gankernels.backend('reference'), whose sums follow it, or pass it warn_only=True");
     TORCH_WARN(text);
   }
   TORCH_CHECK_VALUE(gy_.dim() == 4, "grid_sample2d: gy has shape ", gy_.sizes(), ", expected [N, C, OH, OW]");

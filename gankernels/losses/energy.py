@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gankernels.losses._widen import widen
@@ -43,6 +44,9 @@ def began_discriminator(real: Tensor, fake: Tensor, k: float | Tensor = 1.0) -> 
 class Began:
     """BEGAN's controlled balance; keep `k` with the training state.
 
+    Nothing here waits for the device: after the first update k is a scalar tensor where the errors are, never
+    changed in place, so that a loss of an earlier k can still be differentiated.
+
     Attributes:
         gamma: the ratio of errors, generated to real, that is kept: low for less diversity.
         rate: lambda, by which k follows.
@@ -53,18 +57,19 @@ class Began:
 
     gamma: float = 0.5
     rate: float = 1e-3
-    k: float = 0.0
+    k: float | Tensor = 0.0
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """``mean error(x) - k * mean error(G(z))``."""
         return began_discriminator(real, fake, self.k)
 
-    def update(self, real: Tensor, fake: Tensor) -> float:
-        """``k <- clamp(k + rate * (gamma * error(x) - error(G(z))), 0, 1)``; returns the convergence measure
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``k <- clamp(k + rate * (gamma * error(x) - error(G(z))), 0, 1)``; returns the convergence measure, a scalar
 
         ``error(x) + |gamma * error(x) - error(G(z))|``.
         """
-        error = widen(real.detach()).mean().item()
-        balance = self.gamma * error - widen(fake.detach()).mean().item()
-        self.k = min(max(self.k + self.rate * balance, 0.0), 1.0)
-        return error + abs(balance)
+        error = widen(real).mean()
+        balance = self.gamma * error - widen(fake).mean()
+        self.k = (self.k + self.rate * balance).clamp(0.0, 1.0)
+        return error + balance.abs()

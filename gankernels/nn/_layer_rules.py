@@ -11,9 +11,10 @@ from gankernels.nn import linearized
 from gankernels.nn._linearize import Linearization, chain, linearize, register_linearization
 from gankernels.nn.activation import BiasAct, GradientReversal, Maxout, PixelShuffleAct
 from gankernels.nn.attention import SelfAttention
+from gankernels.nn.conditional import SPADE, AdaIN, ConditionalBatchNorm2d
 from gankernels.nn.conv import Conv2d, ConvTranspose2d
 from gankernels.nn.linear import Linear
-from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
+from gankernels.nn.norm import BatchNormAct2d, InstanceNormAct2d, MinibatchStdDev, PixelNorm
 from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, NoiseInjection
@@ -64,6 +65,34 @@ def _bias_act(m: BiasAct, x: Tensor) -> Result:
 def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
     args, kwargs = m.arguments(x)
     return linearized.batch_norm_act(*args, **kwargs)
+
+
+@register_linearization(InstanceNormAct2d)
+def _instance_norm_act(m: InstanceNormAct2d, x: Tensor) -> Result:
+    return linearized.instance_norm_act(x, m.weight, m.bias, **m.options())
+
+
+def _given(m: torch.nn.Module, c: Tensor | None) -> Tensor:
+    if c is None:
+        raise TypeError(f"linearize: {type(m).__name__} got no condition c, but the rule of its class needs one")
+    return c
+
+
+@register_linearization(AdaIN)
+def _adain(m: AdaIN, x: Tensor, c: Tensor | None) -> Result:
+    return linearized.adain(x, *m.numbers(_given(m, c)), m.eps)
+
+
+@register_linearization(ConditionalBatchNorm2d)
+def _conditional_batch_norm(m: ConditionalBatchNorm2d, x: Tensor, c: Tensor | None) -> Result:
+    (x, _, _, *running), kwargs = m.arguments(x)
+    return linearized.conditional_batch_norm(x, *m.numbers(_given(m, c)), *running, **kwargs)
+
+
+@register_linearization(SPADE)
+def _spade(m: SPADE, x: Tensor, c: Tensor | None) -> Result:
+    (x, _, _, *running), kwargs = m.arguments(x)
+    return linearized.spade_norm(x, *m.numbers(x, _given(m, c)), *running, **kwargs)
 
 
 @register_linearization(MinibatchStdDev)

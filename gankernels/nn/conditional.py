@@ -32,8 +32,12 @@ class AdaIN(torch.nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """[N, C, H, W], [N, style_features] -> [N, C, H, W]."""
+        return ops.adain(x, *self.numbers(style), self.eps)
+
+    def numbers(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """scale and shift [N, C]."""
         scale, shift = self.affine(style).chunk(2, dim=1)
-        return ops.adain(x, scale, shift, self.eps)
+        return scale, shift
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, style_features={self.style_features}, eps={self.eps}"
@@ -75,7 +79,11 @@ class ConditionalBatchNorm2d(BatchNormAct2d):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """[N, C, H, W], [N, condition_features] -> [N, C, H, W]."""
         (x, _, _, *running), kwargs = self.arguments(x)
-        return ops.conditional_batch_norm(x, 1 + self.scale(condition), self.shift(condition), *running, **kwargs)
+        return ops.conditional_batch_norm(x, *self.numbers(condition), *running, **kwargs)
+
+    def numbers(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """scale and shift [N, C]."""
+        return 1 + self.scale(condition), self.shift(condition)
 
 
 class SPADE(BatchNormAct2d):
@@ -120,7 +128,11 @@ class SPADE(BatchNormAct2d):
     def forward(self, x: Tensor, segmentation: Tensor) -> Tensor:
         """[N, C, H, W], [N, map_channels, any size] -> [N, C, H, W]; the map is resized to x by nearest neighbour."""
         (x, _, _, *running), kwargs = self.arguments(x)
+        return ops.spade_norm(x, *self.numbers(x, segmentation), *running, **kwargs)
+
+    def numbers(self, x: Tensor, segmentation: Tensor) -> tuple[Tensor, Tensor]:
+        """scale and shift, shaped as x."""
         if segmentation.shape[2:] != x.shape[2:]:
             segmentation = F.interpolate(segmentation, size=x.shape[2:], mode="nearest")
         hidden = F.relu(self.shared(segmentation))
-        return ops.spade_norm(x, self.scale(hidden), self.shift(hidden), *running, **kwargs)
+        return self.scale(hidden), self.shift(hidden)

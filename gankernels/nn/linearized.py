@@ -24,15 +24,24 @@ from gankernels.nn._linearized_convolutions import (
     upfirdn2d,
     upsample2d,
 )
+from gankernels.nn._linearized_norms import (
+    adain,
+    batch_norm_act,
+    conditional_batch_norm,
+    instance_norm_act,
+    spade_norm,
+)
 from gankernels.ops import _adjoints
 from gankernels.ops.upfirdn2d import factors
 
 __all__ = [
     "Linearization",
+    "adain",
     "batch_norm_act",
     "bias_act",
     "cast",
     "chain",
+    "conditional_batch_norm",
     "conv2d",
     "conv2d_resample",
     "conv_transpose2d",
@@ -41,6 +50,7 @@ __all__ = [
     "filter2d",
     "filtered_lrelu",
     "gradient_reversal",
+    "instance_norm_act",
     "linear",
     "max_pool2d",
     "maxout",
@@ -50,6 +60,7 @@ __all__ = [
     "reshaped",
     "scaled",
     "self_attention2d",
+    "spade_norm",
     "total",
     "upfirdn2d",
     "upsample2d",
@@ -71,27 +82,6 @@ def bias_act(x, bias=None, *, dim=1, act="linear", alpha=None, gain=None, clamp=
         return _adjoints.bias_act_adjoint(g, x, y, bias, **options)
 
     return y, Linearization(scale, scale)
-
-
-def batch_norm_act(x, weight, bias, running_mean, running_var, **options) -> tuple[Tensor, Linearization]:
-    """`ops.batch_norm_act`, its keyword arguments all given; running statistics move once."""
-    y, mean, invstd = _adjoints.batch_norm_act_saved(x, weight, bias, running_mean, running_var, **options)
-    training, act, alpha, gain = (options[k] for k in ("training", "act", "alpha", "gain"))
-
-    def adjoint(g: Tensor) -> Tensor:
-        kwargs = {"training": training, "act": act, "alpha": alpha, "gain": gain}
-        return _adjoints.batch_norm_act_adjoint(g, x, weight, bias, mean, invstd, **kwargs)
-
-    def tangent(t: Tensor) -> Tensor:
-        plain = {"training": training, "act": "linear", "alpha": None, "gain": 1.0}
-        t = _adjoints.batch_norm_act_adjoint(t, x, weight, bias, mean, invstd, **plain)  # symmetric
-        if act == "linear":
-            return t * gain
-        running = (None, None) if training else (running_mean, running_var)
-        u = ops.batch_norm_act(x, weight, bias, *running, **{**options, **plain})
-        return _adjoints.bias_act_adjoint(t, u, y, None, dim=1, act=act, alpha=alpha, gain=gain)
-
-    return y, Linearization(tangent, adjoint)
 
 
 def cast(x: Tensor, y: Tensor) -> Linearization:

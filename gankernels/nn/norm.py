@@ -89,8 +89,11 @@ class InstanceNormAct2d(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same."""
-        options = {"eps": self.eps, "act": self.act, "alpha": self.alpha, "gain": self.gain}
-        return ops.instance_norm_act(x, self.weight, self.bias, **options)
+        return ops.instance_norm_act(x, self.weight, self.bias, **self.options())
+
+    def options(self) -> dict:
+        """Those of `ops.instance_norm_act`."""
+        return {"eps": self.eps, "act": self.act, "alpha": self.alpha, "gain": self.gain}
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}, act={self.act}"

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend
-from gankernels.ops import _check
-from gankernels.ops.batch_norm_act import checked, functional
+from gankernels.ops import _check, _norm
+from gankernels.ops.batch_norm_act import functional
 from gankernels.ops.batch_norm_act import reference as _batch_norm
 from gankernels.ops.bias_act import ACTIVATIONS, _output_suffices, resolve
+from gankernels.ops.conditional_batch_norm import reference as _conditional
+from gankernels.ops.instance_norm_act import plain_with_statistics
 from gankernels.ops.minibatch_stddev import EPS as STDDEV_EPS
 from gankernels.ops.minibatch_stddev import _group
+from gankernels.ops.spade_norm import reference as _spade
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
@@ -68,51 +71,63 @@ def _bias_act_kernel(namespace):
     return run
 
 
-def batch_norm_act_saved(*args, **kwargs) -> tuple[Tensor, Tensor, Tensor]:
-    """`batch_norm_act`, the mean and 1 / standard deviation it normalised with: (y, [C], [C]).
+def batch_norm_act_saved(*args) -> tuple[Tensor, Tensor, Tensor]:
+    """The value of a normalisation with running statistics, the mean and 1 / standard deviation: (y, [C], [C]).
 
-    Kernels count the two as functions of x in the adjoint's derivative: they are for `batch_norm_act_adjoint` alone.
+    The arguments are what the operator's own module has checked. Kernels count the last two as functions of x in the
+    adjoint's derivative: they are for `batch_norm_act_adjoint` alone.
     """
-    return _backend.pick("batch_norm_act_saved", args[0])(*checked(*args, **kwargs))
+    return _backend.pick("batch_norm_act_saved", args[0])(*args)
+
+
+def instance_norm_act_saved(*args) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of `instance_norm_act`: (y, [N, C], [N, C])."""
+    return _backend.pick("instance_norm_act_saved", args[0])(*args)
 
 
 def batch_norm_act_adjoint(
     g: Tensor, x: Tensor, weight, bias, mean: Tensor, invstd: Tensor, *, training: bool, act: str, alpha, gain: float
 ) -> Tensor:
-    """The gradient of `batch_norm_act` in x from that of its result; without activation it is the tangent as well."""
+    """The gradient of a normalisation in x from that of its result.
+
+    mean and invstd: [C], or [N, C] where a sample has its own. weight and bias: [C] or [N, C], or of the shape of x:
+    weight is then added to 1. Without activation, and with one weight for all that share a mean, it is the tangent too.
+    """
     alpha, gain, _ = resolve("batch_norm_act", act, alpha, gain, None)
     return _backend.pick("batch_norm_act_adjoint", x)(g, x, weight, bias, mean, invstd, training, act, alpha, gain)
 
 
 def _saved_reference(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain):
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = _norm.wide(x)
     if training:
         dims = [d for d in range(x.ndim) if d != 1]
         mean, var = wide.mean(dims), wide.var(dims, correction=0)
     else:
         mean, var = running_mean.to(wide.dtype), running_var.to(wide.dtype)
-    y = _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain)
+    plain = {1: _batch_norm, 2: _conditional}.get(1 if weight is None else weight.ndim, _spade)
+    y = plain(x, weight, bias, running_mean, running_var, training, momentum, eps, act, alpha, gain)
     return y, mean, (var + eps).rsqrt()
 
 
 def _batch_norm_reference(g, x, weight, bias, mean, invstd, training, act, alpha, gain):
-    def over_channels(t):
-        return t.reshape([-1 if d == 1 else 1 for d in range(x.ndim)])
-
-    wide = x.to(mean.dtype)
-    normal = (wide - over_channels(mean)) * over_channels(invstd)
-    u = normal if weight is None else normal * over_channels(weight)
-    u = u if bias is None else u + over_channels(bias)
+    normal = (_norm.wide(x) - _norm.beside(x, mean)) * _norm.beside(x, invstd)
+    factor = 1 + _norm.wide(weight) if weight is not None and weight.ndim > 2 else _norm.beside(x, weight)
+    u = normal if factor is None else normal * factor
+    u = u if bias is None else u + _norm.beside(x, bias)
     g = _TIMES_SLOPE[act](g.to(mean.dtype) * gain, u, alpha)
-    g = g if weight is None else g * over_channels(weight)
+    g = g if factor is None else g * factor
     if training:
-        dims = [d for d in range(x.ndim) if d != 1]
+        dims = [d for d in range(mean.ndim if mean.ndim == 2 else 0, x.ndim) if d != 1]
         g = g - g.mean(dims, keepdim=True) - normal * (g * normal).mean(dims, keepdim=True)
-    return (g * over_channels(invstd)).to(x.dtype)
+    return (g * _norm.beside(x, invstd)).to(x.dtype)
 
 
 def _saved_kernel(namespace):
     return functional(lambda *args: getattr(torch.ops, namespace).batch_norm_act(*args))
+
+
+def _instance_kernel(namespace):
+    return lambda *args: getattr(torch.ops, namespace).instance_norm_act(*args)
 
 
 def _batch_norm_kernel(namespace):
@@ -182,6 +197,9 @@ def _of(op: str, make) -> dict:
 
 _backend.register("bias_act_adjoint", reference=_bias_act_reference, **_of("bias_act", _bias_act_kernel))
 _backend.register("batch_norm_act_saved", reference=_saved_reference, **_of("batch_norm_act", _saved_kernel))
+_backend.register(
+    "instance_norm_act_saved", reference=plain_with_statistics, **_of("instance_norm_act", _instance_kernel)
+)
 _backend.register(
     "batch_norm_act_adjoint", reference=_batch_norm_reference, **_of("batch_norm_act", _batch_norm_kernel)
 )

@@ -27,13 +27,19 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
 
     Huang and Belongie 2017, arXiv 1703.06868.
     """
+    args = checked(x, scale, shift, eps)
+    return _backend.pick("adain", x)(*args)
+
+
+def checked(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple:
+    """The arguments of `adain`, checked, as the backends take them."""
     _norm.check_x("adain", x, 3)
     scale, shift = _norm.follow(x, scale, shift)
     per_cell = tuple(x.shape[:2]), "x.shape[:2]"
     _norm.check_numbers("adain", x, {"scale": (scale, *per_cell), "shift": (shift, *per_cell)}, optional=False)
     check_size("adain", "x", x)
     eps, *_ = _norm.check_settings("adain", eps, "linear", None, None)
-    return _backend.pick("adain", x)(x, scale, shift, eps)
+    return x, scale, shift, eps
 
 
 def adain_from(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:

@@ -49,6 +49,13 @@ def conditional_batch_norm(
 
     De Vries et al. 2017, arXiv 1707.00683; Brock et al. 2018, arXiv 1809.11096.
     """
+    options = {"training": training, "momentum": momentum, "eps": eps, "act": act, "alpha": alpha, "gain": gain}
+    args = checked(x, scale, shift, running_mean, running_var, **options)
+    return _backend.pick(_NAME, x)(*args)
+
+
+def checked(x, scale, shift, running_mean, running_var, *, training, momentum, eps, act, alpha, gain) -> tuple:
+    """The arguments of `conditional_batch_norm`, checked, as the backends take them."""
     _norm.check_x(_NAME, x)
     scale, shift = _norm.follow(running_mean if isinstance(running_mean, Tensor) else x, scale, shift)
     running = _norm.check_batch(_NAME, x, running_mean, running_var, training)
@@ -58,8 +65,7 @@ def conditional_batch_norm(
     _norm.check_count(_NAME, x, training)
     momentum = _check.finite(_NAME, "momentum", momentum)
     eps, alpha, gain = _norm.check_settings(_NAME, eps, act, alpha, gain)
-    args = (x, scale, shift, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain)
-    return _backend.pick(_NAME, x)(*args)
+    return x, scale, shift, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain
 
 
 def reference(x, scale, shift, running_mean, running_var, training, momentum, eps, act, alpha, gain) -> Tensor:

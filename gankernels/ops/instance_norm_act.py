@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from gankernels import _backend
@@ -41,15 +42,19 @@ def instance_norm_act(
 
     Ulyanov et al. 2016, arXiv 1607.08022.
     """
+    args = checked(x, weight, bias, eps=eps, act=act, alpha=alpha, gain=gain)
+    return _backend.pick(_NAME, x)(*args)
+
+
+def checked(x, weight, bias, *, eps, act, alpha, gain) -> tuple:
+    """The arguments of `instance_norm_act`, checked, as the backends take them."""
     _norm.check_x(_NAME, x, 3)
     weight, bias = _norm.follow(x, weight, bias)
     per_channel = (x.shape[1],), "x.shape[1]"
     _norm.check_numbers(_NAME, x, {"weight": (weight, *per_channel), "bias": (bias, *per_channel)})
     check_size(_NAME, "x", x)
     eps, alpha, gain = _norm.check_settings(_NAME, eps, act, alpha, gain)
-    # One of each sample: their gradients come back as [N, C], and are summed in the type of sums.
-    weight, bias = (t if t is None else _norm.wide(t).expand(x.shape[0], -1) for t in (weight, bias))
-    return _backend.pick(_NAME, x)(x, weight, bias, eps, act, alpha, gain)
+    return x, weight, bias, eps, act, alpha, gain
 
 
 def check_size(op: str, name: str, t: Tensor) -> None:
@@ -57,15 +62,26 @@ def check_size(op: str, name: str, t: Tensor) -> None:
         raise ValueError(f"{op}: {name} has shape {list(t.shape)}, expected more than 1 value per channel of a sample")
 
 
+def per_sample(x: Tensor, *tensors: Tensor | None, dtype: torch.dtype | None = None) -> list[Tensor | None]:
+    """weight or bias [C] as [N, C]: its gradient comes back for each sample, and is summed over them in this dtype."""
+    expanded = []
+    for t in tensors:
+        if t is not None and t.ndim == 1:
+            t = (_norm.wide(t) if dtype is None else t.to(dtype)).expand(x.shape[0], -1)
+        expanded.append(t)
+    return expanded
+
+
 def reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, act: str, alpha: float, gain: float):
-    """weight and bias are [N, C]."""
+    """weight and bias are [C] or [N, C]."""
+    weight, bias = per_sample(x, weight, bias)
     var, mean = _norm.instance_statistics(x)
     u = _norm.normalized(x, mean, var, eps)
     u = u if weight is None else u * _norm.beside(x, weight)
     return _norm.finished(x, u if bias is None else u + _norm.beside(x, bias), act, alpha, gain)
 
 
-def _plain_with_statistics(x, weight, bias, eps, act, alpha, gain):
+def plain_with_statistics(x, weight, bias, eps, act, alpha, gain):
     var, mean = _norm.instance_statistics(x)
     return reference(x, weight, bias, eps, act, alpha, gain), mean, (var + eps).rsqrt()
 
@@ -75,14 +91,15 @@ def _plain_statistics(x, eps):
     return mean, (var + eps).sqrt()
 
 
-_backend.register_plain(_NAME, _plain_with_statistics)
+_backend.register_plain(_NAME, plain_with_statistics)
 _backend.register_plain("instance_statistics", _plain_statistics)
 
 
-def _value(kernel):
-    return lambda *args: kernel(*args)[0]
+def _value(kernel, dtype=None):
+    return lambda x, weight, bias, *rest: kernel(x, *per_sample(x, weight, bias, dtype=dtype), *rest)[0]
 
 
 BACKENDS = _norm.by_backend(_NAME, _value)
+BACKENDS["cpu"] = _value(_backend.native(_NAME), torch.float64)  # the kernel's sums are double: not rounded in between
 _backend.register(_NAME, reference=reference, **BACKENDS)
 _backend.compounds.add(_NAME)  # the kernels are batch_norm_act's

@@ -41,6 +41,7 @@ def self_attention2d(q: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0, sec
     for name, t, shape in (("q", q, "[N, D, H, W]"), ("k", k, "[N, D, h, w]"), ("v", v, "[N, E, h, w]")):
         _check.like(_NAME, name, t, q, "q")
         _check.rank(_NAME, name, t, 4, shape)
+        _check.channels(_NAME, name, t)
     if k.shape[:2] != q.shape[:2]:
         raise ValueError(
             f"{_NAME}: k has shape {list(k.shape)}, expected [{q.shape[0]}, {q.shape[1]}, h, w] as q has "

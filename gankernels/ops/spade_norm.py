@@ -46,6 +46,13 @@ def spade_norm(
 
     Park et al. 2019, arXiv 1903.07291.
     """
+    options = {"training": training, "momentum": momentum, "eps": eps, "act": act, "alpha": alpha, "gain": gain}
+    args = checked(x, scale, shift, running_mean, running_var, **options)
+    return _backend.pick(_NAME, x)(*args)
+
+
+def checked(x, scale, shift, running_mean, running_var, *, training, momentum, eps, act, alpha, gain) -> tuple:
+    """The arguments of `spade_norm`, checked, as the backends take them."""
     _norm.check_x(_NAME, x, 3)
     scale, shift = _norm.follow(x, scale, shift)
     for name, t in (("scale", scale), ("shift", shift)):
@@ -56,8 +63,7 @@ def spade_norm(
     _norm.check_count(_NAME, x, training)
     momentum = _check.finite(_NAME, "momentum", momentum)
     eps, alpha, gain = _norm.check_settings(_NAME, eps, act, alpha, gain)
-    args = (x, scale, shift, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain)
-    return _backend.pick(_NAME, x)(*args)
+    return x, scale, shift, running_mean, running_var, bool(training), momentum, eps, act, alpha, gain
 
 
 def reference(x, scale, shift, running_mean, running_var, training, momentum, eps, act, alpha, gain) -> Tensor:

@@ -59,7 +59,9 @@ def act_derivative(u, alpha, ACT: tl.constexpr, K: tl.constexpr):
         e = tl.exp(low)
         if K == 0:
             return tl.where(u > 0, slope * u, scale * _expm1_nonpositive(low, e))
-        return tl.where(u > 0, slope if K == 1 else zero, scale * e)
+        if K > 1:  # at 0 as PyTorch's: the slope from below, no curvature
+            return tl.where(u < 0, scale * e, zero)
+        return tl.where(u > 0, slope, scale * e)
     elif ACT == "tanh":
         q = tl.exp(-2.0 * tl.abs(u))
         rest = 2.0 * q / (1.0 + q)  # 1 - tanh(|u|)

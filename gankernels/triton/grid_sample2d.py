@@ -223,7 +223,10 @@ def adjoint(gy: Tensor, grid: Tensor, along: Tensor | None, size, *settings) -> 
     if torch.are_deterministic_algorithms_enabled():
         text = "grid_sample2d: on GPUs the gradient in x is summed by atomics, whose order is not deterministic"
         if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(f"{text}; you asked for torch.use_deterministic_algorithms(True)")
+            raise RuntimeError(
+                f"{text}; you asked for torch.use_deterministic_algorithms(True): sample with "
+                "gankernels.backend('reference'), whose sums follow it, or pass it warn_only=True"
+            )
         warnings.warn(text)
     layout = _check.kept_format(gy)
     gx = torch.zeros(
