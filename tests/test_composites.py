@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample
 
 import gankernels
-from gankernels.ops import add_noise, fade_in, gradient_reversal, maxout, pixel_shuffle_act
+from gankernels.ops import add_noise, fade_in, gradient_reversal, pixel_shuffle_act
 
 
 def random(*shape, last=False):
@@ -37,26 +37,6 @@ class Plain(OpTests):
 
     test_opcheck = None
     test_compile_follows_the_forced_backend = None
-
-
-class TestMaxout(Plain):
-    name = "maxout"
-
-    def samples(self):
-        yield Sample({"x": random(2, 6, 3, 4)}, {"pieces": 3})
-        yield Sample({"x": random(2, 6, 3, 4, last=True)}, {"pieces": 2})
-        yield Sample({"x": random(0, 4, 2, 2)}, {"pieces": 4})
-        yield Sample({"x": random(3, 5)}, {"pieces": 5})
-        yield Sample({"x": random(2, 3, 4)}, {"pieces": 2, "dim": -1})
-
-    def bad(self):
-        x = torch.randn(2, 6)
-        yield {"x": x.int(), "pieces": 2}, "x has dtype torch.int32"
-        yield {"x": 1.0, "pieces": 2}, "x is float"
-        yield {"x": x, "pieces": 4}, "x has 6 channels, expected a multiple of pieces = 4"
-        yield {"x": x, "pieces": 0}, "pieces is 0, expected an integer of 1 or more"
-        yield {"x": x, "pieces": 2.0}, "pieces is 2.0"
-        yield {"x": x, "pieces": 2, "dim": 2}, "dim is 2"
 
 
 class TestAddNoise(Plain):
@@ -140,11 +120,6 @@ class TestPixelShuffleAct(OpTests):
         assert (derivative["want_full"], derivative["want_bias"]) == (wanted == "x", wanted == "bias")
 
 
-def test_maxout_takes_neighbours():
-    x = torch.tensor([[1.0, 5.0, 2.0, -1.0, -4.0, -2.0]])
-    assert maxout(x, 3).tolist() == [[5.0, -1.0]]
-
-
 def test_fade_in_by_the_book():
     image, lower, weight = random(2, 3, 4, 6), random(2, 5, 2, 3), random(3, 5, 1, 1)
     expected = 0.7 * F.interpolate(F.conv2d(lower, weight), scale_factor=2) + 0.3 * image
@@ -168,7 +143,6 @@ def test_memory_formats(last):
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(2, 8, 4, 6).contiguous(memory_format=layout)
     for y in (
-        maxout(x, 2),
         add_noise(x, torch.randn(4, 6), torch.ones(8)),
         fade_in(x, torch.randn(2, 8, 2, 3), 0.5),
         pixel_shuffle_act(x, 2),

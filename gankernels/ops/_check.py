@@ -62,6 +62,12 @@ def finite(op: str, name: str, value: float) -> float:
     return value * 1.0
 
 
+def count(op: str, name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of 1 or more")
+    return value
+
+
 def constant(n: int) -> int:
     """`n` as a number that torch.compile takes for a constant, where expressions in it would grow without end."""
     return range(n).stop

@@ -20,49 +20,10 @@ def _plain(name: str, f) -> None:
     _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
 
 
-def _count(op: str, name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of 1 or more")
-    return value
-
-
 def _cast(x: Tensor, t: Tensor) -> Tensor:
     """`t` in the dtype of `x` under autocast, where parameters follow x; else as it is."""
     autocast = _check.autocast_dtype(x) is not None and isinstance(t, Tensor) and t.is_floating_point()
     return t.to(x.dtype) if autocast else t
-
-
-def maxout(x: Tensor, pieces: int, dim: int = 1) -> Tensor:
-    """The largest of each `pieces` neighbouring channels: ``y[:, c] = max(x[:, c * pieces : (c + 1) * pieces])``.
-
-    Args:
-        x: any shape with dimension `dim`, usually [N, C, H, W] or [N, C]; float16, bfloat16, float32 or float64.
-        pieces: a divisor of x.shape[dim], 1 or more.
-        dim: the dimension of the channels; negative counts from the end.
-
-    Returns: x with C / pieces channels; channels_last stays channels_last where dim is 1. Every backend is PyTorch's
-        max over a view, one pass, whose derivative goes to one of the largest alone. Differentiable in x to any order.
-    Raises: ValueError for an argument of the wrong kind or dtype, and channels that are no multiple of `pieces`.
-
-    Goodfellow et al. 2013, arXiv 1302.4389.
-    """
-    _check.floating("maxout", "x", x)
-    _count("maxout", "pieces", pieces)
-    if not isinstance(dim, int) or isinstance(dim, bool) or not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"maxout: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
-    dim = dim % x.ndim
-    _check.channels("maxout", "x", x, dim)
-    if x.shape[dim] % pieces:
-        raise ValueError(f"maxout: x has {x.shape[dim]} channels, expected a multiple of pieces = {pieces}")
-    return _backend.pick("maxout", x)(x, pieces, dim)
-
-
-def _maxout(x, pieces, dim):
-    y = x.unflatten(dim, (x.shape[dim] // pieces, pieces)).max(dim + 1).values
-    return y.contiguous(memory_format=_check.kept_format(x, dim))
-
-
-_plain("maxout", _maxout)
 
 
 def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
@@ -252,7 +213,7 @@ def pixel_shuffle_act(
     _check.floating("pixel_shuffle_act", "x", x)
     _check.rank("pixel_shuffle_act", "x", x, 4, "[N, C r r, H, W]")
     _check.channels("pixel_shuffle_act", "x", x)
-    r = _count("pixel_shuffle_act", "upscale_factor", upscale_factor)
+    r = _check.count("pixel_shuffle_act", "upscale_factor", upscale_factor)
     if x.shape[1] % (r * r):
         raise ValueError(
             f"pixel_shuffle_act: x has {x.shape[1]} channels, expected a multiple of {r * r} ({r} squared)"
