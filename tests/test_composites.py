@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample
 
 import gankernels
-from gankernels.ops import add_noise, fade_in, gradient_reversal, pixel_shuffle_act
+from gankernels.ops import add_noise, fade_in, gradient_reversal
 
 
 def random(*shape, last=False):
@@ -94,32 +94,6 @@ class TestFadeIn(Plain):
         yield good | {"alpha": torch.ones(1)}, r"alpha has shape \[1\]"
 
 
-class TestPixelShuffleAct(OpTests):
-    name = "pixel_shuffle_act"
-
-    def samples(self):
-        yield Sample({"x": random(2, 8, 3, 2), "bias": random(8)}, {"upscale_factor": 2, "act": "swish"})
-        yield Sample({"x": random(1, 9, 2, 3, last=True)}, {"upscale_factor": 3, "act": "tanh", "clamp": 0.8})
-        yield Sample({"x": random(2, 3, 2, 2), "bias": random(3)}, {"upscale_factor": 1, "act": "sigmoid"})
-        yield Sample({"x": random(0, 4, 2, 2), "bias": random(4)}, {"upscale_factor": 2})
-
-    def bad(self):
-        x = torch.randn(2, 8, 3, 3)
-        good = {"x": x, "upscale_factor": 2}
-        yield good | {"x": x.int()}, "x has dtype torch.int32"
-        yield good | {"x": x[0]}, "x has shape"
-        yield good | {"upscale_factor": 3}, "x has 8 channels, expected a multiple of 9"
-        yield good | {"upscale_factor": 0}, "upscale_factor is 0"
-        yield good | {"bias": torch.ones(2)}, r"bias has shape \[2\], expected \[8\]"
-        yield good | {"bias": torch.ones(8).double()}, "bias has dtype"
-        yield good | {"act": "gelu"}, "act is 'gelu'"
-        yield good | {"clamp": -1}, "clamp is -1"
-
-    def check_pruned(self, calls: Calls, wanted: str):
-        (derivative,) = [args for name, args in calls.seen if "bias_act_derivative" in name]
-        assert (derivative["want_full"], derivative["want_bias"]) == (wanted == "x", wanted == "bias")
-
-
 def test_fade_in_by_the_book():
     image, lower, weight = random(2, 3, 4, 6), random(2, 5, 2, 3), random(3, 5, 1, 1)
     expected = 0.7 * F.interpolate(F.conv2d(lower, weight), scale_factor=2) + 0.3 * image
@@ -132,12 +106,6 @@ def test_add_noise_by_the_book():
     torch.testing.assert_close(add_noise(x, noise, strength), x + noise * strength.view(1, 3, 1, 1))
 
 
-def test_pixel_shuffle_act_by_the_book():
-    x, bias = random(2, 8, 3, 2), random(8)
-    expected = F.leaky_relu(F.pixel_shuffle(x + bias.view(1, 8, 1, 1), 2), 0.2)
-    torch.testing.assert_close(pixel_shuffle_act(x, 2, bias, act="lrelu", gain=1), expected)
-
-
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_memory_formats(last):
     layout = torch.channels_last if last else torch.contiguous_format
@@ -145,7 +113,6 @@ def test_memory_formats(last):
     for y in (
         add_noise(x, torch.randn(4, 6), torch.ones(8)),
         fade_in(x, torch.randn(2, 8, 2, 3), 0.5),
-        pixel_shuffle_act(x, 2),
     ):
         assert y.is_contiguous(memory_format=layout)
 

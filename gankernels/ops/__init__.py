@@ -8,7 +8,7 @@ from gankernels.ops import _arrays
 from gankernels.ops.adain import adain, adain_from
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
-from gankernels.ops.composites import add_noise, fade_in, gradient_reversal, pixel_shuffle_act
+from gankernels.ops.composites import add_noise, fade_in, gradient_reversal
 from gankernels.ops.conditional_batch_norm import conditional_batch_norm
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
@@ -21,6 +21,7 @@ from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.pixel_norm import pixel_norm
+from gankernels.ops.pixel_shuffle_act import pixel_shuffle_act
 from gankernels.ops.self_attention2d import self_attention2d
 from gankernels.ops.spade_norm import spade_norm
 from gankernels.ops.spectral_norm import spectral_norm

@@ -81,6 +81,12 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def cast(x: Tensor, t: Tensor) -> Tensor:
+    """`t` in the dtype of `x` under autocast, where parameters follow x; else as it is."""
+    follows = autocast_dtype(x) is not None and isinstance(t, Tensor) and t.is_floating_point()
+    return t.to(x.dtype) if follows else t
+
+
 def kept_format(x: Tensor, dim: int = 1) -> torch.memory_format:
     """The memory format of a result that keeps that of `x`: channels_last where x is, else contiguous."""
     if dim == 1 and x.ndim in (4, 5):
