@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample
 
 import gankernels
-from gankernels.ops import add_noise, fade_in, gradient_reversal, maxout, pixel_shuffle_act
+from gankernels.ops import add_noise, fade_in, gradient_reversal
 
 
 def random(*shape, last=False):
@@ -37,26 +37,6 @@ class Plain(OpTests):
 
     test_opcheck = None
     test_compile_follows_the_forced_backend = None
-
-
-class TestMaxout(Plain):
-    name = "maxout"
-
-    def samples(self):
-        yield Sample({"x": random(2, 6, 3, 4)}, {"pieces": 3})
-        yield Sample({"x": random(2, 6, 3, 4, last=True)}, {"pieces": 2})
-        yield Sample({"x": random(0, 4, 2, 2)}, {"pieces": 4})
-        yield Sample({"x": random(3, 5)}, {"pieces": 5})
-        yield Sample({"x": random(2, 3, 4)}, {"pieces": 2, "dim": -1})
-
-    def bad(self):
-        x = torch.randn(2, 6)
-        yield {"x": x.int(), "pieces": 2}, "x has dtype torch.int32"
-        yield {"x": 1.0, "pieces": 2}, "x is float"
-        yield {"x": x, "pieces": 4}, "x has 6 channels, expected a multiple of pieces = 4"
-        yield {"x": x, "pieces": 0}, "pieces is 0, expected an integer of 1 or more"
-        yield {"x": x, "pieces": 2.0}, "pieces is 2.0"
-        yield {"x": x, "pieces": 2, "dim": 2}, "dim is 2"
 
 
 class TestAddNoise(Plain):
@@ -114,37 +94,6 @@ class TestFadeIn(Plain):
         yield good | {"alpha": torch.ones(1)}, r"alpha has shape \[1\]"
 
 
-class TestPixelShuffleAct(OpTests):
-    name = "pixel_shuffle_act"
-
-    def samples(self):
-        yield Sample({"x": random(2, 8, 3, 2), "bias": random(8)}, {"upscale_factor": 2, "act": "swish"})
-        yield Sample({"x": random(1, 9, 2, 3, last=True)}, {"upscale_factor": 3, "act": "tanh", "clamp": 0.8})
-        yield Sample({"x": random(2, 3, 2, 2), "bias": random(3)}, {"upscale_factor": 1, "act": "sigmoid"})
-        yield Sample({"x": random(0, 4, 2, 2), "bias": random(4)}, {"upscale_factor": 2})
-
-    def bad(self):
-        x = torch.randn(2, 8, 3, 3)
-        good = {"x": x, "upscale_factor": 2}
-        yield good | {"x": x.int()}, "x has dtype torch.int32"
-        yield good | {"x": x[0]}, "x has shape"
-        yield good | {"upscale_factor": 3}, "x has 8 channels, expected a multiple of 9"
-        yield good | {"upscale_factor": 0}, "upscale_factor is 0"
-        yield good | {"bias": torch.ones(2)}, r"bias has shape \[2\], expected \[8\]"
-        yield good | {"bias": torch.ones(8).double()}, "bias has dtype"
-        yield good | {"act": "gelu"}, "act is 'gelu'"
-        yield good | {"clamp": -1}, "clamp is -1"
-
-    def check_pruned(self, calls: Calls, wanted: str):
-        (derivative,) = [args for name, args in calls.seen if "bias_act_derivative" in name]
-        assert (derivative["want_full"], derivative["want_bias"]) == (wanted == "x", wanted == "bias")
-
-
-def test_maxout_takes_neighbours():
-    x = torch.tensor([[1.0, 5.0, 2.0, -1.0, -4.0, -2.0]])
-    assert maxout(x, 3).tolist() == [[5.0, -1.0]]
-
-
 def test_fade_in_by_the_book():
     image, lower, weight = random(2, 3, 4, 6), random(2, 5, 2, 3), random(3, 5, 1, 1)
     expected = 0.7 * F.interpolate(F.conv2d(lower, weight), scale_factor=2) + 0.3 * image
@@ -157,21 +106,13 @@ def test_add_noise_by_the_book():
     torch.testing.assert_close(add_noise(x, noise, strength), x + noise * strength.view(1, 3, 1, 1))
 
 
-def test_pixel_shuffle_act_by_the_book():
-    x, bias = random(2, 8, 3, 2), random(8)
-    expected = F.leaky_relu(F.pixel_shuffle(x + bias.view(1, 8, 1, 1), 2), 0.2)
-    torch.testing.assert_close(pixel_shuffle_act(x, 2, bias, act="lrelu", gain=1), expected)
-
-
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_memory_formats(last):
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(2, 8, 4, 6).contiguous(memory_format=layout)
     for y in (
-        maxout(x, 2),
         add_noise(x, torch.randn(4, 6), torch.ones(8)),
         fade_in(x, torch.randn(2, 8, 2, 3), 0.5),
-        pixel_shuffle_act(x, 2),
     ):
         assert y.is_contiguous(memory_format=layout)
 

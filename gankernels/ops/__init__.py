@@ -8,18 +8,20 @@ from gankernels.ops import _arrays
 from gankernels.ops.adain import adain, adain_from
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
-from gankernels.ops.composites import add_noise, fade_in, gradient_reversal, maxout, pixel_shuffle_act
+from gankernels.ops.composites import add_noise, fade_in, gradient_reversal
 from gankernels.ops.conditional_batch_norm import conditional_batch_norm
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.filtered_lrelu import filtered_lrelu
 from gankernels.ops.grid_sample2d import affine_grid_sample2d, grid_sample2d
 from gankernels.ops.instance_norm_act import instance_norm_act
+from gankernels.ops.maxout import maxout
 from gankernels.ops.minibatch_stddev import minibatch_stddev
 from gankernels.ops.modulate_act import modulate_act
 from gankernels.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_act
 from gankernels.ops.per_sample import norm_per_sample, sum_squares_per_sample
 from gankernels.ops.pixel_norm import pixel_norm
+from gankernels.ops.pixel_shuffle_act import pixel_shuffle_act
 from gankernels.ops.self_attention2d import self_attention2d
 from gankernels.ops.spade_norm import spade_norm
 from gankernels.ops.spectral_norm import spectral_norm

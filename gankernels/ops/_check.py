@@ -62,6 +62,12 @@ def finite(op: str, name: str, value: float) -> float:
     return value * 1.0
 
 
+def count(op: str, name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of 1 or more")
+    return value
+
+
 def constant(n: int) -> int:
     """`n` as a number that torch.compile takes for a constant, where expressions in it would grow without end."""
     return range(n).stop
@@ -73,6 +79,12 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def cast(x: Tensor, t: Tensor) -> Tensor:
+    """`t` in the dtype of `x` under autocast, where parameters follow x; else as it is."""
+    follows = autocast_dtype(x) is not None and isinstance(t, Tensor) and t.is_floating_point()
+    return t.to(x.dtype) if follows else t
 
 
 def kept_format(x: Tensor, dim: int = 1) -> torch.memory_format:

@@ -11,58 +11,11 @@ from torch import Tensor
 
 from gankernels import _backend
 from gankernels.ops import _check
-from gankernels.ops.bias_act import reference as _bias_act
-from gankernels.ops.bias_act import resolve
 
 
 def _plain(name: str, f) -> None:
     _backend.compounds.add(name)
     _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
-
-
-def _count(op: str, name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of 1 or more")
-    return value
-
-
-def _cast(x: Tensor, t: Tensor) -> Tensor:
-    """`t` in the dtype of `x` under autocast, where parameters follow x; else as it is."""
-    autocast = _check.autocast_dtype(x) is not None and isinstance(t, Tensor) and t.is_floating_point()
-    return t.to(x.dtype) if autocast else t
-
-
-def maxout(x: Tensor, pieces: int, dim: int = 1) -> Tensor:
-    """The largest of each `pieces` neighbouring channels: ``y[:, c] = max(x[:, c * pieces : (c + 1) * pieces])``.
-
-    Args:
-        x: any shape with dimension `dim`, usually [N, C, H, W] or [N, C]; float16, bfloat16, float32 or float64.
-        pieces: a divisor of x.shape[dim], 1 or more.
-        dim: the dimension of the channels; negative counts from the end.
-
-    Returns: x with C / pieces channels; channels_last stays channels_last where dim is 1. Every backend is PyTorch's
-        max over a view, one pass, whose derivative goes to one of the largest alone. Differentiable in x to any order.
-    Raises: ValueError for an argument of the wrong kind or dtype, and channels that are no multiple of `pieces`.
-
-    Goodfellow et al. 2013, arXiv 1302.4389.
-    """
-    _check.floating("maxout", "x", x)
-    _count("maxout", "pieces", pieces)
-    if not isinstance(dim, int) or isinstance(dim, bool) or not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"maxout: dim is {dim!r}, expected a dimension of x, which has {x.ndim}")
-    dim = dim % x.ndim
-    _check.channels("maxout", "x", x, dim)
-    if x.shape[dim] % pieces:
-        raise ValueError(f"maxout: x has {x.shape[dim]} channels, expected a multiple of pieces = {pieces}")
-    return _backend.pick("maxout", x)(x, pieces, dim)
-
-
-def _maxout(x, pieces, dim):
-    y = x.unflatten(dim, (x.shape[dim] // pieces, pieces)).max(dim + 1).values
-    return y.contiguous(memory_format=_check.kept_format(x, dim))
-
-
-_plain("maxout", _maxout)
 
 
 def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
@@ -83,7 +36,7 @@ def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
     _check.floating("add_noise", "x", x)
     _check.rank("add_noise", "x", x, 4, "[N, C, H, W]")
     _check.channels("add_noise", "x", x)
-    noise = _cast(x, noise)
+    noise = _check.cast(x, noise)
     _check.like("add_noise", "noise", noise, x)
     n, c, h, w = x.shape
     if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
@@ -91,7 +44,7 @@ def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
             f"add_noise: noise has shape {list(noise.shape)}, expected {[n, 1, h, w]}, {[1, 1, h, w]} or {[h, w]}"
         )
     if isinstance(strength, Tensor):
-        strength = _cast(x, strength)
+        strength = _check.cast(x, strength)
         _check.like("add_noise", "strength", strength, x)
         if tuple(strength.shape) not in ((), (c,)):
             raise ValueError(f"add_noise: strength has shape {list(strength.shape)}, expected [] or [{c}] (x.shape[1])")
@@ -133,7 +86,7 @@ def fade_in(
     _check.rank("fade_in", "image", image, 4, "[N, C, r H, r W]")
     _check.channels("fade_in", "image", image)
     given = {"lower": lower, "weight": weight, "bias": bias}
-    given = {k: _cast(image, t) for k, t in given.items() if t is not None or k == "lower"}
+    given = {k: _check.cast(image, t) for k, t in given.items() if t is not None or k == "lower"}
     for name, t in given.items():
         _check.like("fade_in", name, t, image, "image")
     lower, weight, bias = given["lower"], given.get("weight"), given.get("bias")
@@ -157,7 +110,7 @@ def fade_in(
             f"which image's {[h, w]} is a multiple, the same for both"
         )
     if isinstance(alpha, Tensor):
-        alpha = _cast(image, alpha)
+        alpha = _check.cast(image, alpha)
         _check.like("fade_in", "alpha", alpha, image, "image")
         if alpha.ndim:
             raise ValueError(f"fade_in: alpha has shape {list(alpha.shape)}, expected [] or a number")
@@ -223,69 +176,3 @@ def _reverse(x, lam):
 
 
 _plain("gradient_reversal", _reverse)
-
-
-def pixel_shuffle_act(
-    x: Tensor,
-    upscale_factor: int,
-    bias: Tensor | None = None,
-    *,
-    act: str = "linear",
-    alpha: float | None = None,
-    gain: float | None = None,
-    clamp: float | None = None,
-) -> Tensor:
-    """``pixel_shuffle(bias_act(x, bias), r)``: y[n, c, h r + i, w r + j] = bias_act(x, bias)[n, (c r + i) r + j, h, w].
-
-    Args:
-        x: [N, C r r, H, W], r = upscale_factor; float16, bfloat16, float32 or float64.
-        upscale_factor: 1 or more.
-        bias: [C r r], that of the convolution before; dtype and device of x; None for none.
-        act, alpha, gain, clamp: as in `bias_act`.
-
-    Returns: [N, C, H r, W r], dtype and memory format of x: `bias_act`'s kernel, then PyTorch's permutation.
-        Differentiable in x and bias to the order that `bias_act` is. Under autocast x keeps its dtype, bias is cast.
-    Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
-
-    Shi et al. 2016, arXiv 1609.05158.
-    """
-    _check.floating("pixel_shuffle_act", "x", x)
-    _check.rank("pixel_shuffle_act", "x", x, 4, "[N, C r r, H, W]")
-    _check.channels("pixel_shuffle_act", "x", x)
-    r = _count("pixel_shuffle_act", "upscale_factor", upscale_factor)
-    if x.shape[1] % (r * r):
-        raise ValueError(
-            f"pixel_shuffle_act: x has {x.shape[1]} channels, expected a multiple of {r * r} ({r} squared)"
-        )
-    if bias is not None:
-        bias = _cast(x, bias)
-        _check.like("pixel_shuffle_act", "bias", bias, x)
-        if tuple(bias.shape) != (x.shape[1],):
-            raise ValueError(
-                f"pixel_shuffle_act: bias has shape {list(bias.shape)}, expected [{x.shape[1]}] (x.shape[1])"
-            )
-    numbers = resolve("pixel_shuffle_act", act, alpha, gain, clamp)
-    return _backend.pick("pixel_shuffle_act", x)(x, r, bias, act, *numbers)
-
-
-def _shuffled(epilogue):
-    def run(x, r, bias, act, alpha, gain, clamp):
-        y = epilogue(x, bias, 1, act, alpha, gain, clamp)
-        if y.numel():
-            y = F.pixel_shuffle(y, r)
-        else:  # of which F.pixel_shuffle's derivative has the wrong shape
-            n, c, h, w = y.shape
-            y = y.reshape(n, c // (r * r), h * r, w * r)
-        return y.contiguous(memory_format=_check.kept_format(x))
-
-    return run
-
-
-_backend.compounds.add("pixel_shuffle_act")
-_backend.register(
-    "pixel_shuffle_act",
-    reference=_shuffled(_bias_act),
-    cpu=_shuffled(_backend.native("bias_act")),
-    cuda=_shuffled(_backend.native("bias_act")),
-    triton=_shuffled(torch.ops.gankernels.bias_act),
-)
