@@ -33,7 +33,7 @@ __device__ __forceinline__ void store_some(T* to, const acc_of<T> (&from)[V]) {
   if constexpr (V == 1) {
     *to = narrow<T>(from[0]);
   } else {
-    store_pack(to, 0, 1, V, true, from);
+    store_16_bytes(to, from);
   }
 }
 
@@ -84,7 +84,7 @@ struct GroupRows {
 // With d = x - mean: K 0 copies x to y and sums s = sqrt(mean(d^2) + eps); K 1 gives gx; K 2 gives the second
 // derivative's gx, copies v to y and sums mean(v d) / s. A block has a piece of a lot's part.
 template <typename T, int K, int V>
-__global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __grid_constant__ StddevParams p) {
+__global__ void __launch_bounds__(kStddevThreads, 2) minibatch_stddev_pass(const __grid_constant__ StddevParams p) {
   using acc_t = acc_of<T>;
   const StddevLayout& l = p.layout;
   const i64 lot = p.splits.quotient(blockIdx.x), split = blockIdx.x - lot * p.splits.by;

@@ -79,19 +79,6 @@ __global__ void __launch_bounds__(kPerSampleThreads) per_sample_parts(const __gr
   if (threadIdx.x == 0) store_sum<T>(p, blockIdx.x, total);
 }
 
-// 16 bytes in one access, which NVRTC 13 takes apart in the kernel below whatever is written.
-template <typename T>
-__device__ __forceinline__ void store_16_bytes(T* to, const acc_of<T> (&from)[kPack<T>]) {
-  Pack<T> pack;
-#pragma unroll
-  for (int i = 0; i < kPack<T>; ++i) pack.v[i] = narrow<T>(from[i]);
-  uint4 bits;
-  memcpy(&bits, &pack, 16);
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y),
-               "r"(bits.z), "r"(bits.w)
-               : "memory");
-}
-
 // One pack a thread: neighbours in memory, or where 16-byte accesses are impossible a block's width apart.
 template <typename T, bool Vector, bool Second>
 __global__ void __launch_bounds__(kPerSampleThreads)
