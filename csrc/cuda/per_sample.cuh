@@ -42,7 +42,8 @@ __device__ __forceinline__ void store_sum(const PerSampleSumParams& p, i64 sampl
 }
 
 template <typename T, bool Squares>
-__global__ void __launch_bounds__(kPerSampleThreads, 3) per_sample_sums(const __grid_constant__ PerSampleSumParams p) {
+__global__ void __launch_bounds__(kPerSampleThreads, Squares ? 4 : 3)
+    per_sample_sums(const __grid_constant__ PerSampleSumParams p) {
   using acc_t = acc_of<T>;
   using total_t = typename PerSampleTotal<T, Squares>::type;
   constexpr int V = kPack<T>;

@@ -35,15 +35,13 @@ def _prepare(dtype, layout, order):
 
 
 def _limits(backend, last, order):
-    if backend == "cuda":  # the second derivative reads v and x again where it writes, out of a cache
-        requested = 1.55 if order == 2 else 1.05
-    else:  # each member of a group asks for the first sample of it too
-        requested = 1.15
-    # In NHWC rows of y are 513 numbers, at odd addresses: one a lane. Triton reads gy as it does x, eight neighbours in
-    # a thread, and so asks for each sector up to eight times, which L1 answers.
-    sectors = (3.3 if backend == "triton" and order == 1 else 1.3) if last else 1.01
-    # A group's four samples stay in registers, in packs of eight.
-    return dict(requested=requested, sectors=sectors, registers=128, occupancy=0.25)
+    """In NHWC rows of y are 513 numbers, at odd addresses: a number a lane, and a sector more a request.
+
+    In Triton each sample of a group asks for the group's first, too. A group's four samples stay in registers as they
+    lie in memory, for the second derivative those of two tensors.
+    """
+    kept = dict(registers=128, occupancy=0.25) if order == 2 else dict(registers=80, occupancy=0.37)
+    return dict(requested=1.15 if backend == "triton" else 1.05, sectors=1.3 if last else 1.01, **kept)
 
 
 def cases():
