@@ -3,11 +3,15 @@
 Forward is with the bits kept, as in training; the backward pass is the same kernel with the bits read. The floor is x,
 y, bias, filters and bits. Requested bytes hold the halo of the tiles (11 samples each way, beside 16 to 32 of NCHW and
 4 to 8 of NHWC in CUDA); in Triton each sample for every tap across, which the L1 cache holds, and the taps by every
-thread: of the radial filter, whose 144 do not fit registers, for every sample that they multiply. The work is in the
+thread. Those of the radial filter are 144, which beside the rows under way do not fit registers, and Triton has no
+number of shared memory that a program could ask for by itself: each is read, from L1, for every sample that it
+multiplies, four bytes for each of 32 lanes at one address. So many bytes are asked for as the sums have products; one
+sector serves a warp. Fewer warps, of more columns each, make ptxas spill; a second row of outputs would halve the
+requests and double the code. The work is in the
 sums, about a hundred products an output: accesses are of one number a lane, neighbours by neighbours, not 128 bits
 wide. In CUDA a warp reads or writes the bits of 32 columns in a few rows of the image, 8 bytes in each, and tiles begin
 at any byte of a row: each 8 bytes are a sector or two of 32. The L2 cache puts them together; the model of the worst
-has a tenth of its time there and the rest in the sums.
+has an eighth of its time there and the rest in the sums.
 """
 
 from dataclasses import dataclass
