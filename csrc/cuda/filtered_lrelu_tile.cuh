@@ -118,24 +118,27 @@ struct FilteredTile {
   __device__ __forceinline__ void read_x(acc_t* to) const {
     const int width = p.h.samples << p.lanes_shift, total = p.v.samples * width;
     const T* x = static_cast<const T*>(p.x) + at.plane * p.v.in * p.h.in * p.channels + at.channel;
+    const int lane = threadIdx.x & (p.lanes - 1);  // of all that a thread reads
+    acc_t bias = 0;
+    if (p.bias && lane < at.channels)
+      bias = widen(static_cast<const T*>(p.bias)[feature_of(p, at.plane, at.channel + lane)]);
     for (int first = threadIdx.x; first < total; first += 4 * Threads) {
       acc_t numbers[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int i = first + j * Threads, row = p.by_x_row.quotient(i), rest = i - row * width;
-        const int lane = rest & (p.lanes - 1), ix = at.h.first + (rest >> p.lanes_shift), iy = at.v.first + row;
+        const int ix = at.h.first + (rest >> p.lanes_shift), iy = at.v.first + row;
         const bool inside = static_cast<u32>(ix) < static_cast<u32>(p.h.in) &&
                             static_cast<u32>(iy) < static_cast<u32>(p.v.in) && i < total && lane < at.channels;
         numbers[j] = 0;
         if (!inside) continue;
-        numbers[j] = widen(x[(static_cast<i64>(iy) * p.h.in + ix) * p.channels + lane]);
-        if (p.bias) numbers[j] += widen(static_cast<const T*>(p.bias)[feature_of(p, at.plane, at.channel + lane)]);
+        numbers[j] = widen(x[(static_cast<i64>(iy) * p.h.in + ix) * p.channels + lane]) + bias;
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int i = first + j * Threads, row = p.by_x_row.quotient(i);
         const int rest = i - row * width;
-        if (i < total) to[row * p.x_pitch + (rest & (p.lanes - 1)) * p.x_lane + (rest >> p.lanes_shift)] = numbers[j];
+        if (i < total) to[row * p.x_pitch + lane * p.x_lane + (rest >> p.lanes_shift)] = numbers[j];
       }
     }
   }

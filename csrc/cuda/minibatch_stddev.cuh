@@ -20,71 +20,100 @@ __device__ __forceinline__ acc_t sum_of_block(acc_t value) {
 }
 
 template <typename T, int V>
-__device__ __forceinline__ void load_some(const T* from, acc_of<T> (&to)[V]) {
-  if constexpr (V == 1) {
-    to[0] = widen(*from);
-  } else {
-    load_pack(from, 0, 1, V, true, to);
-  }
-}
-
-template <typename T, int V>
 __device__ __forceinline__ void store_some(T* to, const acc_of<T> (&from)[V]) {
   if constexpr (V == 1) {
     *to = narrow<T>(from[0]);
   } else {
-    store_pack(to, 0, 1, V, true, from);
+    store_16_bytes(to, from);
   }
 }
 
-// The group's samples at V positions: the first few are held, the rest read anew each time they are walked over.
+// The group's samples at V positions: the first few are held as they lie in memory, the rest read anew each time they
+// are walked over.
 template <typename T, int V>
 struct GroupRows {
   static constexpr int kHeld = 4;
+  using Row = acc_of<T>[V];
   const T* from;
   i64 stride, group;
-  acc_of<T> held[kHeld][V];
+  Pack<T, V> held[kHeld];
 
   __device__ __forceinline__ GroupRows(const T* from, i64 stride, i64 group)
       : from(from), stride(stride), group(group) {
 #pragma unroll
     for (int g = 0; g < kHeld; ++g)
-      if (g < group) load_some<T, V>(from + g * stride, held[g]);
+      if (g < group) held[g] = load_whole<T, V>(from + g * stride);
   }
+
+  // Each walk over 16-bit samples widens them anew: kept from one to the next, the floats would not fit registers.
+  static __device__ __forceinline__ void widen_anew(Pack<T, V> pack, Row& to) {
+    if constexpr (sizeof(T) == 2 && V == kPack<T>) {
+      uint4 bits;
+      memcpy(&bits, &pack, 16);
+      asm volatile("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
+      memcpy(&pack, &bits, 16);
+    }
+    widen<T, V>(pack, to);
+  }
+  __device__ __forceinline__ void read(i64 g, Row& to) const { widen<T, V>(load_whole<T, V>(from + g * stride), to); }
 
   // f(number in the group, V values)
   template <class F>
   __device__ __forceinline__ void each(F f) const {
+    Row row;
 #pragma unroll
-    for (int g = 0; g < kHeld; ++g)
-      if (g < group) f(static_cast<i64>(g), held[g]);
+    for (int g = 0; g < kHeld; ++g) {
+      if (g >= group) continue;
+      widen_anew(held[g], row);
+      f(static_cast<i64>(g), row);
+    }
+#pragma unroll 1
     for (i64 g = kHeld; g < group; ++g) {
-      acc_of<T> row[V];
-      load_some<T, V>(from + g * stride, row);
+      read(g, row);
       f(g, row);
     }
   }
 
+  // f(number in the group, V values, V of `other`)
+  template <class F>
+  __device__ __forceinline__ void each_with(const GroupRows& other, F f) const {
+    Row row, second;
+#pragma unroll
+    for (int g = 0; g < kHeld; ++g) {
+      if (g >= group) continue;
+      widen_anew(held[g], row);
+      widen_anew(other.held[g], second);
+      f(static_cast<i64>(g), row, second);
+    }
+#pragma unroll 1
+    for (i64 g = kHeld; g < group; ++g) {
+      read(g, row);
+      other.read(g, second);
+      f(g, row, second);
+    }
+  }
+
   // Means of the differences from the first sample: where samples are alike those are exact, their mean is not.
-  __device__ __forceinline__ void centre(acc_of<T> (&mean)[V]) const {
+  __device__ __forceinline__ void centre(Row& mean) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) mean[i] = 0;
-    each([&](i64, const acc_of<T>(&row)[V]) {
+    each([&](i64, const Row& row) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) mean[i] += row[i] - held[0][i];
+      for (int i = 0; i < V; ++i) mean[i] += row[i] - widen(held[0].v[i]);
     });
 #pragma unroll
     for (int i = 0; i < V; ++i) mean[i] /= static_cast<acc_of<T>>(group);
   }
-  __device__ __forceinline__ acc_of<T> centred(acc_of<T> value, const acc_of<T> (&mean)[V], int i) const {
-    return (value - held[0][i]) - mean[i];
+  __device__ __forceinline__ acc_of<T> centred(acc_of<T> value, const Row& mean, int i) const {
+    return (value - widen(held[0].v[i])) - mean[i];
   }
 };
 
 // With d = x - mean: K 0 copies x to y and sums s = sqrt(mean(d^2) + eps); K 1 gives gx; K 2 gives the second
 // derivative's gx, copies v to y and sums mean(v d) / s. A block has a piece of a lot's part.
 template <typename T, int K, int V>
-__global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __grid_constant__ StddevParams p) {
+__global__ void __launch_bounds__(kStddevThreads, K == 2 || sizeof(T) == 8 ? 2 : 3)
+    minibatch_stddev_pass(const __grid_constant__ StddevParams p) {
   using acc_t = acc_of<T>;
   const StddevLayout& l = p.layout;
   const i64 lot = p.splits.quotient(blockIdx.x), split = blockIdx.x - lot * p.splits.by;
@@ -93,6 +122,7 @@ __global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __
   const i64 x_step = l.lots * l.x_sample, y_step = l.lots * l.y_sample;
   const acc_t scale = K > 0 ? static_cast<const acc_t*>(p.scales)[lot] : acc_t(0);
   acc_t total = 0;
+#pragma unroll 1
   for (i64 k = begin + threadIdx.x * V; k < end; k += kStddevThreads * V) {
     const i64 run = p.run.quotient(k), in_run = k - run * l.run;
     const i64 at = first * l.x_sample + part * l.x_part + run * l.x_run + in_run;
@@ -115,7 +145,7 @@ __global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __
     } else if constexpr (K == 1) {
       x.each([&](i64 g, const acc_t(&row)[V]) {
         acc_t out[V];
-        load_some<T, V>(static_cast<const T*>(p.gy) + to + g * y_step, out);
+        widen<T, V>(load_whole<T, V>(static_cast<const T*>(p.gy) + to + g * y_step), out);
 #pragma unroll
         for (int i = 0; i < V; ++i) out[i] += scale / s[i] * x.centred(row[i], mean, i);
         store_some<T, V>(static_cast<T*>(p.gx) + at + g * x_step, out);
@@ -126,9 +156,7 @@ __global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __
       v.centre(v_mean);
 #pragma unroll
       for (int i = 0; i < V; ++i) q[i] = 0;
-      x.each([&](i64 g, const acc_t(&row)[V]) {
-        acc_t w[V];
-        load_some<T, V>(v.from + g * x_step, w);
+      x.each_with(v, [&](i64, const acc_t(&row)[V], const acc_t(&w)[V]) {
 #pragma unroll
         for (int i = 0; i < V; ++i) q[i] += v.centred(w[i], v_mean, i) * x.centred(row[i], mean, i);
       });
@@ -138,14 +166,13 @@ __global__ void __launch_bounds__(kStddevThreads) minibatch_stddev_pass(const __
         total += q[i];
         q[i] /= s[i];
       }
-      v.each([&](i64 g, const acc_t(&w)[V]) {
+      x.each_with(v, [&](i64 g, const acc_t(&row)[V], const acc_t(&w)[V]) {
         if (p.y) store_some<T, V>(static_cast<T*>(p.y) + to + g * y_step, w);
         if (!p.gx) return;
         acc_t out[V];
-        load_some<T, V>(x.from + g * x_step, out);
 #pragma unroll
         for (int i = 0; i < V; ++i)
-          out[i] = scale / s[i] * (v.centred(w[i], v_mean, i) - q[i] * x.centred(out[i], mean, i));
+          out[i] = scale / s[i] * (v.centred(w[i], v_mean, i) - q[i] * x.centred(row[i], mean, i));
         store_some<T, V>(static_cast<T*>(p.gx) + at + g * x_step, out);
       });
     }

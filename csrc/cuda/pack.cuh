@@ -64,6 +64,19 @@ __device__ __forceinline__ void store_whole(T* to, const acc_of<T> (&from)[N]) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
+// 16 bytes in one access, for kernels in which NVRTC 13 takes store_whole apart.
+template <typename T>
+__device__ __forceinline__ void store_16_bytes(T* to, const acc_of<T> (&from)[kPack<T>]) {
+  Pack<T> pack;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) pack.v[i] = narrow<T>(from[i]);
+  uint4 bits;
+  memcpy(&bits, &pack, 16);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
+               : "memory");
+}
+
 // Elements at `first`, `first` + `step`, ...: 16 bytes in one access where step is 1 and `whole` (which includes that
 // they are aligned), else one by one up to `end`.
 template <typename T>

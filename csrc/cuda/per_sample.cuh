@@ -42,7 +42,8 @@ __device__ __forceinline__ void store_sum(const PerSampleSumParams& p, i64 sampl
 }
 
 template <typename T, bool Squares>
-__global__ void __launch_bounds__(kPerSampleThreads, 3) per_sample_sums(const __grid_constant__ PerSampleSumParams p) {
+__global__ void __launch_bounds__(kPerSampleThreads, Squares ? 4 : 3)
+    per_sample_sums(const __grid_constant__ PerSampleSumParams p) {
   using acc_t = acc_of<T>;
   using total_t = typename PerSampleTotal<T, Squares>::type;
   constexpr int V = kPack<T>;
@@ -77,19 +78,6 @@ __global__ void __launch_bounds__(kPerSampleThreads) per_sample_parts(const __gr
   for (i64 split = threadIdx.x; split < p.splits.by; split += kPerSampleThreads) total += parts[split];
   total = sum_block(total);
   if (threadIdx.x == 0) store_sum<T>(p, blockIdx.x, total);
-}
-
-// 16 bytes in one access, which NVRTC 13 takes apart in the kernel below whatever is written.
-template <typename T>
-__device__ __forceinline__ void store_16_bytes(T* to, const acc_of<T> (&from)[kPack<T>]) {
-  Pack<T> pack;
-#pragma unroll
-  for (int i = 0; i < kPack<T>; ++i) pack.v[i] = narrow<T>(from[i]);
-  uint4 bits;
-  memcpy(&bits, &pack, 16);
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y),
-               "r"(bits.z), "r"(bits.w)
-               : "memory");
 }
 
 // One pack a thread: neighbours in memory, or where 16-byte accesses are impossible a block's width apart.

@@ -20,7 +20,7 @@ __device__ __forceinline__ void store_elements(void* to, i64 at, const acc_of<T>
   if constexpr (V == 1) {
     static_cast<T*>(to)[at] = narrow<T>(from[0]);
   } else {
-    store_pack(static_cast<T*>(to) + at, 0, 1, V, true, from);
+    store_16_bytes(static_cast<T*>(to) + at, from);
   }
 }
 

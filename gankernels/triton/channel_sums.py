@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gankernels.ops import _check
+from gankernels.triton.targets import registers
 
 _SHARE = 16384  # bytes of a tensor that pay for a program of their own
 _PROGRAMS = 512  # that fill a large GPU in a reduction
@@ -282,8 +283,9 @@ class Call:
         if terms:
             sums = torch.empty((terms, plan.groups, splits, plan.channels), dtype=self.exact, device=self.x.device)
         kernel[(plan.groups * splits * plan.strips(),)](
-            self.x, *tensors, sums, *self.sizes, rows, *numbers, **meta, **tile, num_warps=4
-        )
+            self.x, *tensors, sums, *self.sizes, rows, *numbers, **meta, **tile, num_warps=4,
+            **(registers(80, 100) if plan.groups > 1 else {}),
+        )  # fmt: skip
         return Sums(sums, rows, splits)
 
     def apply(self, kernel, sums: Sums, *tensors: Tensor | None, rows_too: bool = False, writes: bool = True,

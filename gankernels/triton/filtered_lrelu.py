@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gankernels.triton.filtered_lrelu_direct import activate, apply, direct, sample
+from gankernels.triton.targets import registers
 from gankernels.triton.upfirdn2d import _add, _axis, _weight
 
 NONE, WRITE, READ = 0, 1, 2  # what a pass does with the bits
@@ -232,11 +233,6 @@ def _geometry(size, channels, kdx, down, up, pad_down):
     return columns, triton.next_power_of_2(across), lanes, across, rows
 
 
-def _registers() -> dict[str, int]:
-    """More than ptxas allots by itself, which on sm_80 spilled two of them; AMD's compiler takes no such bound."""
-    return {"maxnreg": 128} if triton.runtime.driver.active.get_current_target().backend == "cuda" else {}
-
-
 def run(
     x: Tensor, bias: Tensor | None, bits: Tensor | None, y: Tensor | None, fu: Tensor, fuy: Tensor | None, fd: Tensor,
     fdy: Tensor | None, up: list[int], down: list[int], pad_up: list[int], pad_down: list[int], middle: list[int],
@@ -281,7 +277,8 @@ def run(
             UX=up[0], UY=up[1], DX=down[0], DY=down[1], KUX=kux, KUY=kuy, KDX=kdx, KDY=kdy, LEAD=-pad_down[0] % 4,
             TAP=(pad_up[2] + pad_down[2]) % up[1], PERIOD=period, COLUMNS=columns, OUTPUTS=outputs, CHANNELS=lanes,
             HOLD=fuy is not None and fdy is not None and kuy + kdy + kdx <= _HOLD,
-            num_warps=max(1, min(8, columns * lanes // 32)), **flags, **_registers(),
+            num_warps=max(1, min(8, columns * lanes // 32)), **flags,
+            **registers(128),  # on sm_80 two are spilled else
         )  # fmt: skip
         return sums
     y_parts = triton.cdiv(size[0] * size[1], _DIRECT)

@@ -53,7 +53,17 @@ def _pass(
             total += tl.where(mask & (row == 0)[:, None], deviation[None, :], 0.0)
             tl.store(y_ptr + from_y, x, mask)
         elif K == 1:
-            out = tl.load(gy_ptr + from_y, mask, 0.0).to(acc) + d * (scale / deviation)[None, :]
+            if LAST:
+                # At odd addresses: one a lane, in a shape of its own, as else each lane would take neighbours as of x.
+                flat = tl.arange(0, GROUP * POSITIONS)
+                place = start + flat % POSITIONS
+                member = flat // POSITIONS
+                from_g = (first + member * lots) * (wide * pixels) + which * run + place // run * wide + place % run
+                g = tl.load(gy_ptr + from_g, (place < count) & (member < group), 0.0)
+                g = tl.reshape(g, (GROUP, POSITIONS))
+            else:
+                g = tl.load(gy_ptr + from_y, mask, 0.0)
+            out = g.to(acc) + d * (scale / deviation)[None, :]
             tl.store(gx_ptr + from_x, out.to(gx_ptr.dtype.element_ty), mask)
         else:
             v = tl.load(v_ptr + from_x, mask, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gankernels.ops import _check
 from gankernels.triton.activations import bias_act_derivative
+from gankernels.triton.targets import registers
 
 _TILE = (1024, 1024, 512)  # elements that a program works on at once, by order of derivative
 _PROGRAMS = 1024  # that fill a large GPU
@@ -199,7 +200,7 @@ class _Call:
             K=self.k, ACT=act, CLAMP=clamp >= 0, SMOOTH=act not in ("linear", "relu", "lrelu"), LAST=self.last,
             WIDE=self.exact == torch.float64, BIG=self.outer * self.inner > 2**31 - _TILE[0] * _MOST_STEPS,
             EVEN=self.outer % self.rows == 0 and self.inner % self.columns == 0, ROWS=self.tall, COLUMNS=self.columns,
-            num_warps=4,
+            num_warps=4, **(registers(80, 100) if self.k and self.last else {}),
         )  # fmt: skip
 
 

@@ -124,10 +124,10 @@ def broken(op, failures):
     )
 
 
-def every(targets=TARGETS, note=print):
-    """Compiles every CUDA instantiation of every operator; returns those with a stack or spills."""
+def every(ops=OPERATORS, targets=TARGETS, note=print):
+    """Compiles every CUDA instantiation of operators; returns those with a stack or spills."""
     failures = []
-    for op in OPERATORS:
+    for op in ops:
         entries = paths.CSRC / "cuda" / f"{op}_entries.cpp"
         for name in host.build(entries, (paths.CSRC, paths.CSRC / "cuda")).kernels if entries.exists() else ():
             for cc in targets:
@@ -138,11 +138,11 @@ def every(targets=TARGETS, note=print):
     return failures
 
 
-def write(anew=False):
-    """Measures what has changed since the document was written, or everything, and writes it; returns the breaches."""
+def write(ops=(), anew=False):
+    """Measures what has changed since the document was written, or all, or `ops`, and writes it; returns breaches."""
     versions = f"Triton {triton.__version__}, NVRTC {nvrtc.version()}.\n"
-    anew = anew or not DOCUMENT.exists() or versions not in DOCUMENT.read_text()
-    changed = [op for op in OPERATORS if anew or recorded(op) != digest(op)]
+    whole = not DOCUMENT.exists() or versions not in DOCUMENT.read_text()
+    changed = [op for op in OPERATORS if whole or (op in ops if ops else anew or recorded(op) != digest(op))]
     parts, failures = [f"{HEAD}\n{versions}"], []
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {op: pool.submit(operator, op) for op in reversed(changed)}
