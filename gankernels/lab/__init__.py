@@ -1,0 +1,1 @@
+"""Convergence of GANs computed: small games, distances between distributions, mode collapse."""
