@@ -80,7 +80,7 @@ def norm_at_mixtures(play: Play, weight: float = LAMBDA, target: float = 1.0) ->
 def norm_around_data(play: Play, weight: float = LAMBDA, target: float = 1.0) -> Tensor:
     """DRAGAN's penalty, with noise of half the data's deviation, its points in another order than the data's."""
     n, d = play.game.points.shape
-    order = torch.arange(n) * 7 % n
+    order = (torch.arange(n) * 7 + 3) % n  # -x gets minus the noise of x where n is 64
     noise = 0.5 * play.game.points.std(0, correction=0) * normal_points(n)[order, None].expand(n, d)
     return losses.dragan(play.judge, play.real, weight, target=target, noise=noise.repeat(play.copies, 1))
 
