@@ -75,7 +75,7 @@ def test_training_grows(images, model):
         one.step()
     assert sorted(set(seen)) == [(4, 1.0), (8, 0.0), (8, 0.4), (8, 0.8), (8, 1.0), (16, 0.2)]
     assert one.samples(2).shape == (2, 1, 16, 16)
-    untouched = [n for n, p in one.generator.named_parameters() if p not in one.g_optimiser.state]
+    untouched = [n for n, p in one.generator.named_parameters() if p not in one.g_descent.optimiser.state]
     assert untouched == []  # the last stage is reached, so all have learned
 
 
@@ -90,13 +90,13 @@ def test_real_images_are_faded_too(images):
 
 def test_lazy_regularisation_corrects_the_optimiser(images):
     one = trainer(images, model="stylegan2", lr=2e-3, betas=(0.1, 0.99), **RUNS["stylegan2"])
-    for optimiser, c in ((one.d_optimiser, 4 / 5), (one.g_optimiser, 3 / 4)):
+    for optimiser, c in ((one.d_descent.optimiser, 4 / 5), (one.g_descent.optimiser, 3 / 4)):
         group = optimiser.param_groups[0]
         assert group["lr"] == pytest.approx(2e-3 * c)
         assert group["betas"] == pytest.approx((0.1**c, 0.99**c))
     plain = trainer(images, model="stylegan2", lr=2e-3, d_lr=1e-3, **W)
-    assert plain.g_optimiser.param_groups[0]["lr"] == 2e-3
-    assert plain.d_optimiser.param_groups[0]["lr"] == 1e-3
+    assert plain.g_descent.optimiser.param_groups[0]["lr"] == 2e-3
+    assert plain.d_descent.optimiser.param_groups[0]["lr"] == 1e-3
 
 
 def test_lazy_penalties_come_at_their_interval_times_it(images, monkeypatch):
@@ -108,7 +108,7 @@ def test_lazy_penalties_come_at_their_interval_times_it(images, monkeypatch):
             calls.append((one.step_count, name, args[weight]))
             return penalty(*args, **kwargs)
 
-        monkeypatch.setattr(f"gankernels.training.trainer.{name}", noted)
+        monkeypatch.setattr(f"gankernels.training.game.{name}", noted)
 
     note("r1_penalty", losses.r1_penalty, 2)
     note("path_length", losses.path_length, 3)

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from gankernels import _backend
 from gankernels.data import ImageData, Sampler
 from gankernels.data.dataset import keyed_generator
-from gankernels.errors import CheckpointError, TrainingDiverged
-from gankernels.losses import clip_weights_, drift, objective, path_length, r1_penalty
+from gankernels.errors import CheckpointError
+from gankernels.losses import clip_weights_
 from gankernels.models.progan import shrink
-from gankernels.training.adaptive import FAKE, GENERATOR, R1, REAL, AdaptiveAugment
+from gankernels.training.adaptive import AdaptiveAugment
 from gankernels.training.checkpoint import load_module, rng_state, set_rng_state
 from gankernels.training.config import TrainConfig
+from gankernels.training.descent import Descent
 from gankernels.training.ema import Ema
+from gankernels.training.game import Game, Judged, Minibatch
 from gankernels.training.growth import stage
-from gankernels.training.styles import forward, mixed_styles
+from gankernels.training.styles import forward
 
 METRICS = ("d_loss", "g_loss", "d_real", "d_fake")
 
@@ -36,11 +38,12 @@ class Trainer:
         self.device = config.torch_device()
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
-        self.objective = objective(config.objective)
-        self.g_optimiser = _adam(self.generator, config, config.lr, config.path_length, config.path_length_every)
-        self.d_optimiser = _adam(self.discriminator, config, config.d_lr or config.lr, config.r1, config.r1_every)
+        lazy = config.path_length, config.path_length_every
+        self.g_descent = Descent(self.generator, config, config.lr, *lazy)
+        self.d_descent = Descent(self.discriminator, config, config.d_lr or config.lr, config.r1, config.r1_every)
         self.mean_path = torch.zeros(1, device=self.device)
         self.augment = AdaptiveAugment(config, self.device)
+        self.game = Game(config, self.generator, self.discriminator, self.augment)
         self.ema = Ema(self.generator, config.ema, config.ema_rampup)
         self.sampler = Sampler(len(data), config.seed, mirror=config.mirror)
         self.step_count = 0
@@ -66,50 +69,31 @@ class Trainer:
         Raises:
             TrainingDiverged: a loss or a gradient is not finite; the weights are those of before its optimiser step.
         """
-        config, number = self.config, self.step_count + 1
         self._grow()
-        for k in range(config.d_steps):
-            turn = self.step_count * config.d_steps + k
-            real = self._real()
-            z = self.latents("latents", config.batch, turn)
-            with torch.set_grad_enabled(k == config.d_steps - 1):
-                fake = forward(self.generator, z, config, keyed_generator("mixing", config.seed, turn))
-            of_real, of_fake = (self.augment.before(self.discriminator, turn, call) for call in (REAL, FAKE))
-            real_logits, fake_logits = of_real(real), of_fake(fake.detach())
-            self.augment.observe(real_logits, turn)
-            d_loss = self.objective.discriminator(real_logits, fake_logits)
-            whose = f"step {number}: the discriminator's"
-            total = self._penalised(d_loss, real, real_logits, fake, turn)
-            self._descend(self.d_optimiser, self.discriminator, total, whose)
-            if config.r1 and config.r1_every > 1 and turn % config.r1_every == 0:
-                judge = self.augment.before(self.discriminator, turn, R1)
-                penalty = r1_penalty(judge, real, config.r1 * config.r1_every)
-                self._descend(self.d_optimiser, self.discriminator, penalty, whose + " R1")
-            if config.weight_clip is not None:
-                clip_weights_(self.discriminator, config.weight_clip)
+        for k in range(self.config.d_steps):
+            turn = self.step_count * self.config.d_steps + k
+            batch = self._minibatch(turn, learn=k == self.config.d_steps - 1)
+            judged = self._train_discriminator(batch)
+        g_loss = self._train_generator(batch)
 
-        self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
-        judge = self.augment.before(self.discriminator, turn, GENERATOR)
-        g_loss = self.objective.generator(judge(fake))
-        total, whose, every = g_loss, f"step {number}: the generator's", config.path_length_every
-        if config.path_length and every == 1:
-            total = total + self._path_length(config.path_length)
-        self._descend(self.g_optimiser, self.generator, total, whose)
-        self.discriminator.requires_grad_(True)
-        if config.path_length and every > 1 and self.step_count % every == 0:
-            penalty = self._path_length(config.path_length * every)
-            self._descend(self.g_optimiser, self.generator, penalty, whose + " path length")
-
-        self.step_count = number
-        self.ema.update(self.generator, config.images_per_step, self.images)
-        values = torch.stack([d_loss, g_loss, real_logits.mean(), fake_logits.mean()]).detach().tolist()
-        self.sums = [total + value for total, value in zip(self.sums, values, strict=True)]
+        self.step_count += 1
+        self.ema.update(self.generator, self.config.images_per_step, self.images)
+        values = [judged.loss, g_loss, judged.real_logits.mean(), judged.fake_logits.mean()]
+        self.sums = [a + b for a, b in zip(self.sums, torch.stack(values).detach().tolist(), strict=True)]
         self.summed += 1
 
     def _grow(self) -> None:
         if self.config.grow_from is not None:
             for network in (self.generator, self.ema.module, self.discriminator):
                 network.grow(*stage(self.config, self.images))
+
+    def _minibatch(self, turn: int, learn: bool) -> Minibatch:
+        """The next real images, and generated ones, with a graph where the generator is to `learn` from them."""
+        real = self._real()
+        z = self.latents("latents", self.config.batch, turn)
+        with torch.set_grad_enabled(learn):
+            fake = forward(self.generator, z, self.config, keyed_generator("mixing", self.config.seed, turn))
+        return Minibatch(turn, real, fake)
 
     def _real(self) -> Tensor:
         """The next real images, as those that the generator makes at its stage."""
@@ -120,34 +104,34 @@ class Trainer:
         resolution, alpha = self.generator.grown
         return shrink(real, self.generator.sizes[resolution], alpha)
 
-    def _penalised(self, loss: Tensor, real: Tensor, real_logits: Tensor, fake: Tensor, turn: int) -> Tensor:
-        """The discriminator's loss and what is added to it in every step."""
-        config, judge = self.config, self.augment.before(self.discriminator, turn, R1)
-        if config.drift:
-            loss = loss + drift(real_logits, config.drift)
-        if self.objective.penalty is not None:
-            draws = keyed_generator("penalty", config.seed, turn)
-            loss = loss + self.objective.penalty(judge, real, fake.detach(), None, draws)
-        if config.r1 and config.r1_every == 1:
-            loss = loss + r1_penalty(judge, real, config.r1)
+    def _train_discriminator(self, batch: Minibatch) -> Judged:
+        config, whose = self.config, f"step {self.step_count + 1}: the discriminator's"
+        judged = self.game.judge(batch)
+        self.augment.observe(judged.real_logits, batch.turn)
+        self.d_descent.step(judged.total, whose)
+        if config.r1 and config.r1_every > 1 and batch.turn % config.r1_every == 0:
+            self.d_descent.step(self.game.lazy_r1(batch), whose + " R1")
+        if config.weight_clip is not None:
+            clip_weights_(self.discriminator, config.weight_clip)
+        return judged
+
+    def _train_generator(self, batch: Minibatch) -> Tensor:
+        config, whose = self.config, f"step {self.step_count + 1}: the generator's"
+        every = config.path_length_every
+        self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
+        loss = total = self.game.deceive(batch)
+        if config.path_length and every == 1:
+            total = total + self._path_length(config.path_length)
+        self.g_descent.step(total, whose)
+        self.discriminator.requires_grad_(True)
+        if config.path_length and every > 1 and self.step_count % every == 0:
+            self.g_descent.step(self._path_length(config.path_length * every), whose + " path length")
         return loss
 
     def _path_length(self, weight: float) -> Tensor:
         """The penalty on half a batch of its own latents."""
-        config = self.config
-        z = self.latents("path length", max(config.batch // 2, 1), self.step_count)
-        draws = keyed_generator("path noise", config.seed, self.step_count)
-        ws = mixed_styles(self.generator, z, config, draws)
-        return path_length(self.generator.synthesis, ws, self.mean_path, weight, generator=draws)
-
-    def _descend(self, optimiser: torch.optim.Optimizer, module: nn.Module, loss: Tensor, whose: str) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        largest = torch._foreach_norm(gradients, float("inf"))
-        if not torch.isfinite(torch.stack([loss.detach().float(), *(one.float() for one in largest)])).all():
-            raise TrainingDiverged(f"{whose} {_first_not_finite(module, loss)}")
-        optimiser.step()
+        z = self.latents("path length", max(self.config.batch // 2, 1), self.step_count)
+        return self.game.path_length(z, self.mean_path, self.step_count, weight)
 
     def take_metrics(self) -> dict[str, float]:
         """Mean losses and logits since the last call."""
@@ -182,8 +166,8 @@ class Trainer:
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.ema.module.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
-            "g_optimiser": self.g_optimiser.state_dict(),
-            "d_optimiser": self.d_optimiser.state_dict(),
+            "g_optimiser": self.g_descent.optimiser.state_dict(),
+            "d_optimiser": self.d_descent.optimiser.state_dict(),
         }
 
     def load(self, state: dict[str, Any], name: str) -> list[str]:
@@ -201,8 +185,8 @@ class Trainer:
             load_module(self.generator, state["generator"], f"{name} (generator)")
             load_module(self.ema.module, state["average"], f"{name} (average)")
             load_module(self.discriminator, state["discriminator"], f"{name} (discriminator)")
-            self.g_optimiser.load_state_dict(state["g_optimiser"])
-            self.d_optimiser.load_state_dict(state["d_optimiser"])
+            self.g_descent.optimiser.load_state_dict(state["g_optimiser"])
+            self.d_descent.optimiser.load_state_dict(state["d_optimiser"])
             self.sampler = Sampler(len(self.data), self.config.seed, mirror=self.config.mirror, **state["sampler"])
             self.step_count, self.sums, self.summed = state["step"], state["sums"], state["summed"]
             self.mean_path.copy_(state["mean_path"])
@@ -224,18 +208,3 @@ class Trainer:
             *(torch.__version__, torch.get_num_threads(), self.device.type),
             *(backend, _backend.cpu_capability()),
         ]
-
-
-def _adam(module: nn.Module, config: TrainConfig, lr: float, weight: float, every: int) -> torch.optim.Adam:
-    """Adam; where a regulariser takes a step of its own every `every` steps, lr and betas are those of as many fewer.
-
-    Karras et al. 2019, arXiv 1912.04958, appendix B.
-    """
-    share = every / (every + 1) if weight and every > 1 else 1.0
-    return torch.optim.Adam(module.parameters(), lr=lr * share, betas=tuple(beta**share for beta in config.betas))
-
-
-def _first_not_finite(module: nn.Module, loss: Tensor) -> str:
-    bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    gradient = f"the first gradient that is not finite is that of {bad[0]}" if bad else "all gradients are finite"
-    return f"loss is {loss.item():g}; {gradient}"
