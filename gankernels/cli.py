@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gankernels.errors import ConfigError, InputError, TrainingDiverged, need
+from gankernels.errors import ConfigError, InputError, ProcessLost, TrainingDiverged, need
 from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, load_generator, make_progress, train
 from gankernels.training.checkpoint import find
 from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
 from gankernels.training.networks import read
 from gankernels.training.presets import PresetName
+from gankernels.training.processes import environment
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -36,7 +37,7 @@ class Train:
 
     def run(self) -> int:
         result = train(self.config, make_progress(), resume=self.resume, overwrite=self.overwrite)
-        if not result.interrupted:
+        if not result.interrupted and environment()[0] == 0:
             print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
         return _ended(result)
 
@@ -170,16 +171,20 @@ def _ended(result: Result) -> int:
     """The exit code of a run; of an interrupted one also says how to go on with it."""
     if not result.interrupted:
         return 0
-    print(f"interrupted after step {result.step}; saved {result.checkpoint}")
-    print(f"continue with: gankernels train --resume {result.folder}")
+    if environment()[0] == 0:
+        print(f"interrupted after step {result.step}; saved {result.checkpoint}")
+        print(f"continue with: gankernels train --resume {result.folder}")
     return INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
+    Started by torchrun, the first of the processes speaks for all where all know the same.
+
     Returns:
-        The exit code: 0; 1 where a run diverged or selftest failed; 2 where what was asked cannot be; 130 after Ctrl-C.
+        The exit code: 0; 1 where a run diverged, lost a process, or selftest failed; 2 where what was asked cannot be;
+        130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -187,14 +192,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Doctor().run()
         return _parse(arguments).run()
     except InputError as error:
-        print(f"gankernels: {error}", file=sys.stderr)
+        _complain(error)
         return USER_ERROR
     except TrainingDiverged as error:
-        print(f"gankernels: training diverged at {error}", file=sys.stderr)
+        _complain(f"training diverged at {error}")
+        return FAILED
+    except ProcessLost as error:
+        print(f"gankernels: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("gankernels: interrupted at once; nothing was saved after the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+
+
+def _complain(what: object) -> None:
+    if environment()[0] == 0:
+        print(f"gankernels: {what}", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor | Selftest:

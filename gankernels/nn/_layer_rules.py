@@ -17,6 +17,7 @@ from gankernels.nn.norm import BatchNormAct2d, MinibatchStdDev, PixelNorm
 from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, NoiseInjection
+from gankernels.nn.whole import Dropout, current
 
 Result = tuple[Tensor, Linearization]
 
@@ -62,13 +63,23 @@ def _bias_act(m: BiasAct, x: Tensor) -> Result:
 
 @register_linearization(BatchNormAct2d)
 def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
+    _check_whole(m)
     args, kwargs = m.arguments(x)
     return linearized.batch_norm_act(*args, **kwargs)
 
 
 @register_linearization(MinibatchStdDev)
 def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
+    _check_whole(m)
     return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
+
+
+def _check_whole(m: torch.nn.Module) -> None:
+    if current() is not None:
+        raise RuntimeError(
+            f"linearize: {type(m).__name__} couples the samples of a batch that is split; use the form "
+            "'double_backward', outside of torch.compile"
+        )
 
 
 @register_linearization(Maxout)
@@ -172,7 +183,7 @@ def _shape(m: torch.nn.Flatten | torch.nn.Unflatten, x: Tensor) -> Result:
     return y, linearized.reshaped(x, y)
 
 
-@register_linearization(torch.nn.Dropout)
+@register_linearization(torch.nn.Dropout, Dropout)
 def _dropout(m: torch.nn.Dropout, x: Tensor) -> Result:
     return linearized.dropout(x, m.p, m.training)
 

@@ -56,6 +56,17 @@ class TrainConfig:
     """Layers of the mapping network (stylegan*); unless given the model's own."""
     latent: Literal["normal", "uniform"] | None = None
     """Latent distribution, N(0, 1) or uniform in [-1, 1]; unless given the model's own."""
+    mbstd_group: int | None = None
+    """Samples whose deviation the discriminator takes together (progan, stylegan*), 0 for the whole batch; unless given
+    the model's own."""
+    equivariance: Literal["t", "r"] = "t"
+    """stylegan3's configuration: to translation, or to rotation too."""
+    precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
+    """Of the blocks at the highest resolutions (progan, stylegan*); weights, and all else, float32. float64: all."""
+    half_resolutions: int = 4
+    """Resolutions that run in 16 bits where precision is one of those, the highest ones."""
+    half_on_cpu: bool = False
+    """Run them in 16 bits on a CPU too, which spares memory and no time; else they are float32 there."""
     objective: Literal["gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "hinge"] = "gan-ns"
     """Loss: gan is the saturating form, gan-ns the non-saturating one."""
     r1: float = 0.0
@@ -68,6 +79,10 @@ class TrainConfig:
     """Generator steps to one of that penalty."""
     mixing: float = 0.0
     """Probability that an image takes its styles from two latents, the finer ones from the second (stylegan*)."""
+    blur: float = 0.0
+    """Deviation in pixels of the Gaussian that blurs all that the discriminator sees at first (StyleGAN3-R: 10)."""
+    blur_images: int = 200_000
+    """Images over which that blur falls to 0."""
     drift: float = 0.0
     """Weight of the mean square of the discriminator's output for real images."""
     grow_from: int | None = None
@@ -81,7 +96,9 @@ class TrainConfig:
     minutes: float | None = None
     """Stop sooner, and regularly, once this many minutes of training have passed."""
     batch: int = 64
-    """Real images of a step."""
+    """Real images of a step, of all processes together."""
+    accumulate: int = 1
+    """Rounds in which a process runs its images of a step, one after the other: as many times less memory."""
     d_steps: int = 1
     """Discriminator steps to one generator step."""
     lr: float = 2e-4
@@ -108,6 +125,8 @@ class TrainConfig:
     """Images between checkpoints."""
     log_every: int = 1_280
     """Images between lines of metrics.jsonl."""
+    process_timeout: float = 60.0
+    """Seconds that a process waits for the others (torchrun) before it takes them for lost and ends."""
     keep: int = 2
     """Checkpoints kept, the newest ones; 0 keeps all."""
 
@@ -116,15 +135,11 @@ class TrainConfig:
         for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in (
-            "r1_every",
-            "path_length_every",
-            "augment_images",
-            "augment_every",
-            "fade_images",
-            "stable_images",
+            *("r1_every", "path_length_every", "augment_images", "augment_every", "fade_images", "stable_images"),
+            *("accumulate", "half_resolutions", "blur_images"),
         ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("r1", "path_length", "drift"):
+        for name in ("r1", "path_length", "drift", "blur"):
             _check(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         augmentations = ", ".join(AUGMENTATIONS)
         _check(self, "augment", self.augment is None or self.augment in AUGMENTATIONS, f"one of {augmentations}")
@@ -135,6 +150,8 @@ class TrainConfig:
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("ema", "ema_rampup", "keep", "seed"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
+        _check(self, "mbstd_group", self.mbstd_group is None or self.mbstd_group >= 0, "at least 0")
+        _check(self, "process_timeout", 0 < self.process_timeout < float("inf"), "over 0")
         _check(self, "lr", 0 < self.lr < float("inf"), "over 0")
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         _check(self, "clip", self.clip is None or self.clip > 0, "over 0")
@@ -154,6 +171,10 @@ class TrainConfig:
     @property
     def weight_clip(self) -> float | None:
         return objective(self.objective).weight_clip if self.clip is None else self.clip
+
+    def half_on(self, device: torch.device) -> bool:
+        """Whether blocks run in 16 bits on this device."""
+        return self.precision in ("float16", "bfloat16") and (device.type == "cuda" or self.half_on_cpu)
 
     def folder(self) -> Path:
         if self.out is not None:
@@ -188,7 +209,10 @@ class TrainConfig:
 
 
 FREE_ON_RESUME = frozenset(
-    ["out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"]
+    (
+        *("out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"),
+        *("accumulate", "process_timeout"),
+    )
 )
 """Fields that a resumed run may set anew; the others decide what it computes and stay those of the checkpoint."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ def build(config: TrainConfig, channels: int) -> tuple[nn.Module, nn.Module]:
     Raises:
         ConfigError: unknown model, or one that cannot have these options; the message is the model's own.
     """
+    if config.model not in models.MODELS:
+        raise ConfigError(f"unknown model {config.model!r}, expected one of {', '.join(models.MODELS)}")
     names = ("width", "max_width", "z_dim", "w_dim", "latent")
     options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.mapping_layers is not None:
         options["g_mapping_kwargs"] = {"num_layers": config.mapping_layers}
+    if config.mbstd_group is not None:
+        options["d_mbstd_group_size"] = config.mbstd_group or None
+    options |= _precision(config) | _equivariance(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -35,6 +41,29 @@ def build(config: TrainConfig, channels: int) -> tuple[nn.Module, nn.Module]:
             raise ConfigError(f"model {config.model}: {error}") from error
     _check_fit(config, *networks)
     return networks
+
+
+def _precision(config: TrainConfig) -> dict[str, Any]:
+    known = "num_fp16_res" in inspect.signature(models.MODELS[config.model][0]).parameters
+    if config.precision in ("float32", "float64"):
+        return {"num_fp16_res": 0} if known else {}
+    if not known:
+        raise ConfigError(
+            f"precision is {config.precision}, and model {config.model} has no 16-bit blocks; take float32"
+        )
+    devices = ("cuda", "cpu") if config.half_on_cpu else ("cuda",)
+    return {"num_fp16_res": config.half_resolutions, "half_dtype": config.precision, "half_devices": devices}
+
+
+def _equivariance(config: TrainConfig) -> dict[str, Any]:
+    """StyleGAN3-R: 1x1 convolutions, radial filters, twice the channels; its discriminator is T's."""
+    if config.equivariance == "t":
+        return {}
+    if config.model != "stylegan3":
+        raise ConfigError(f"equivariance is 'r', and model {config.model} knows none; take stylegan3")
+    base = {"g_channel_base": 65536} if config.width is None else {"g_width": 2 * config.width}
+    most = {"g_channel_max": 1024} if config.max_width is None else {"g_max_width": 2 * config.max_width}
+    return {"g_conv_kernel": 1, "g_use_radial_filters": True, **base, **most}
 
 
 def _check_fit(config: TrainConfig, generator: nn.Module, discriminator: nn.Module) -> None:
