@@ -1,4 +1,4 @@
-"""The command line: `gankernels train | generate | evaluate | demo | doctor | selftest`."""
+"""The command line: `gankernels train | generate | evaluate | demo | lab | doctor | selftest`."""
 
 from __future__ import annotations
 
@@ -138,6 +138,23 @@ class Demo:
 
 
 @dataclass
+class Lab:
+    """Compute which methods converge, on small games: the lectures' table beside ours, as Markdown and pictures."""
+
+    out: Path = Path("lab")
+    """Folder to write to."""
+    only: Literal["convergence", "ring"] = "convergence"
+    """convergence: the table, distances and progress, about a minute. ring: mode collapse on a ring of Gaussians."""
+
+    def run(self) -> int:
+        from gankernels.lab import lab
+
+        for path in lab(self.out, self.only):
+            print(f"wrote {path}")
+        return 0
+
+
+@dataclass
 class Doctor:
     """Tell what this machine has, and which backends of which operators work on it."""
 
@@ -210,7 +227,7 @@ def _complain(what: object) -> None:
         print(f"gankernels: {what}", file=sys.stderr)
 
 
-def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor | Selftest:
+def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Lab | Doctor | Selftest:
     tyro = need("tyro", "train")
     start = Train(_starting_config(arguments)) if arguments[:1] == ["train"] else Train(TrainConfig())
     commands = {
@@ -218,6 +235,7 @@ def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor 
         "generate": Generate,
         "evaluate": Evaluate,
         "demo": Demo,
+        "lab": Lab,
         "doctor": Doctor,
         "selftest": Selftest,
     }

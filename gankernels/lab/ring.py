@@ -43,13 +43,13 @@ class Ring:
 
 
 RUNS = {
-    "gan-ns": ToyRun("gan-ns", batch=128, betas=(0.5, 0.999)),
-    "gan-ns with R1, gamma 0.1": ToyRun("gan-ns", r1=0.1, batch=128, betas=(0.5, 0.999)),
-    "wgan-gp, 5 critic steps": ToyRun("wgan-gp", d_steps=5, batch=128, betas=(0.5, 0.9)),
+    "gan-ns": ToyRun("gan-ns", lr=2e-3, betas=(0.5, 0.999)),
+    "gan-ns with R1, gamma 0.1": ToyRun("gan-ns", r1=0.1, lr=2e-3, betas=(0.5, 0.999)),
+    "wgan-gp, 5 critic steps": ToyRun("wgan-gp", d_steps=5),
 }
 
 
-def compare(steps: int = 4000, seed: int = 0, runs: dict[str, ToyRun] | None = None) -> list[Ring]:
+def compare(steps: int = 3000, seed: int = 1, runs: dict[str, ToyRun] | None = None) -> list[Ring]:
     """Train each; moments are spaced by doublings."""
     shown = {steps >> k for k in range(5)}
     results = []

@@ -21,6 +21,7 @@ from gankernels import data
 from gankernels.errors import CheckpointError, ConfigError, InputError, ProcessLost, TrainingDiverged
 from gankernels.training import pictures
 from gankernels.training.checkpoint import all_checkpoints, checkpoint_path, save, tidy
+from gankernels.training.conditions import class_count
 from gankernels.training.config import TrainConfig, resumed
 from gankernels.training.metrics_log import MetricsLog, read_metrics
 from gankernels.training.networks import build, load_networks, read
@@ -87,7 +88,8 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
     folder = config.folder()
     if resume is None:
         channels = config.channels or data.default_channels(config.data)
-        networks = build(config, channels)
+        images = data.load(config.data, resolution=config.resolution, channels=channels) if config.classes else None
+        networks = build(config, channels, class_count(config, images) if config.classes else 0)
         if all_checkpoints(folder) and not overwrite:
             raise ConfigError(
                 f"{folder} already holds a run; continue it with --resume {folder}, replace it with --overwrite, "
@@ -104,7 +106,8 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
                 f"{folder} holds the newer checkpoint {newest[0].name}; resume that one, or branch off from "
                 f"{file.name} with --out FOLDER"
             )
-    images = data.load(config.data, resolution=config.resolution, channels=channels)
+    if resume is not None or images is None:
+        images = data.load(config.data, resolution=config.resolution, channels=channels)
     for note in images.notes:
         progress.say(note)
     torch.manual_seed(config.seed)
@@ -252,9 +255,10 @@ def _check_backend(trainer: Trainer) -> None:
     if reason is not None:
         raise ConfigError(f"--backend {trainer.config.backend} cannot run: {reason}")
     network = copy.deepcopy(trainer.discriminator).eval()
+    c = trainer.conditions.in_turn(1) if trainer.config.judges_classes else None
     try:
         with torch.no_grad():
-            network(trainer.samples(1))
+            network(trainer.samples(1), *([] if c is None else [c]))
     except RuntimeError as error:
         raise ConfigError(f"--backend {trainer.config.backend}: {error}") from error
 

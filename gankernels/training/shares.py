@@ -96,6 +96,12 @@ def _group(config: TrainConfig, discriminator: nn.Module, parts: int) -> int:
 
 
 def _check_coupling(config: TrainConfig, generator: nn.Module, discriminator: nn.Module, processes: Processes) -> None:
+    for name, asked in (("consensus", config.consensus), ("pull_away", config.heads and config.objective == "ebgan")):
+        if asked:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, which is no mean over samples, and {_parts(config, processes)}; "
+                f"take one process of accumulate 1, or {name} 0"
+            )
     modules = [*generator.modules(), *discriminator.modules()]
     has, rounds = f"model {config.model} has", config.accumulate > 1
     for module in modules:

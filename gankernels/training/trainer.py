@@ -18,6 +18,7 @@ from gankernels.models.progan import shrink
 from gankernels.training.adaptive import AdaptiveAugment
 from gankernels.training.blur import Blur
 from gankernels.training.checkpoint import load_module
+from gankernels.training.conditions import Conditions
 from gankernels.training.config import TrainConfig
 from gankernels.training.descent import Descent
 from gankernels.training.ema import Ema
@@ -56,7 +57,9 @@ class Trainer:
         self.shares = Shares(config, self.generator, self.discriminator, self.processes, self.device)
         descents = config, self.device, self.processes
         self.g_descent = Descent(self.generator, *descents, config.lr, config.path_length, config.path_length_every)
-        self.d_descent = Descent(self.discriminator, *descents, config.d_lr or config.lr, config.r1, config.r1_every)
+        squared = config.r1 or config.r2
+        self.d_descent = Descent(self.discriminator, *descents, config.d_lr or config.lr, squared, config.r1_every)
+        self.conditions = Conditions(config, data, self.device, self.dtype)
         self.mean_path = torch.zeros(1, device=self.device, dtype=self.dtype)
         self.augment = AdaptiveAugment(config, self.device, self.processes)
         self.game = Game(config, self.generator, self.discriminator, self.augment, Blur(config))
@@ -89,7 +92,7 @@ class Trainer:
             ProcessLost: another process is gone.
         """
         self._grow()
-        self.game.blur.at(self.images)
+        self.game.at(self.images)
         for k in range(self.config.d_steps):
             turn = self.step_count * self.config.d_steps + k
             batch = self._minibatch(turn, learn=k == self.config.d_steps - 1)
@@ -112,21 +115,21 @@ class Trainer:
         """This process's real images of the next batch, and its generated ones, with a graph where the generator is
         to `learn` from them."""
         shares, rounds = self.shares, self.shares.rounds
-        real = self._real()
-        with torch.set_grad_enabled(learn and len(rounds) == 1):
+        indices, mirrored = self.sampler.next(self.config.batch)
+        real, c = self._real(indices, mirrored), self.conditions.of_images(indices, turn)
+        with torch.set_grad_enabled((learn and len(rounds) == 1) or self.config.consensus > 0):
             passes = [shares.local] if averages(self.generator) else rounds
-            fakes = [self._fake(turn, share, update_emas=i == 0) for i, share in enumerate(passes)]
-        return Minibatch(turn, shares.local, real, fakes[0] if len(fakes) == 1 else torch.cat(fakes))
+            fakes = [self._fake(turn, share, c, update_emas=i == 0) for i, share in enumerate(passes)]
+        return Minibatch(turn, shares.local, real, fakes[0] if len(fakes) == 1 else torch.cat(fakes), c)
 
-    def _fake(self, turn: int, share: Share, *, update_emas: bool) -> Tensor:
+    def _fake(self, turn: int, share: Share, c: Tensor | None, *, update_emas: bool) -> Tensor:
         z = self.latents("latents", self.config.batch, turn)
         draws = keyed_generator("mixing", self.config.seed, turn)
         keys = share.keys("noise", self.config.seed, turn)
-        return forward(self.generator, z, self.config, draws, share, keys, update_emas=update_emas)
+        return forward(self.generator, z, self.config, draws, share, keys, c, update_emas=update_emas)
 
-    def _real(self) -> Tensor:
-        """The next real images, as those that the generator makes at its stage."""
-        indices, mirrored = self.sampler.next(self.config.batch)
+    def _real(self, indices: Tensor, mirrored: Tensor | None) -> Tensor:
+        """This process's of these real images, as those that the generator makes at its stage."""
         mine = self.shares.local
         real = self.data.batch(mine.of(indices), None if mirrored is None else mine.of(mirrored))
         real = real.to(self.device, self.dtype)
@@ -149,12 +152,14 @@ class Trainer:
         self.d_descent.step(losses(), whose)
         real, fake = (torch.cat([getattr(one, name) for one in judged]) for name in ("real_logits", "fake_logits"))
         self.augment.observe(real, batch.turn)
-        if config.r1 and config.r1_every > 1 and batch.turn % config.r1_every == 0:
-            self.d_descent.step((self.game.lazy_r1(part) for part in parts), whose + " R1")
+        if (config.r1 or config.r2) and config.r1_every > 1 and batch.turn % config.r1_every == 0:
+            self.d_descent.step((self.game.lazy_penalty(part) for part in parts), whose + " R1")
         if config.weight_clip is not None:
             clip_weights_(self.discriminator, config.weight_clip)
-        weight = batch.share.weight
-        return sum(one.loss for one in judged), real.mean() * weight, fake.mean() * weight
+        means = real.mean() * batch.share.weight, fake.mean() * batch.share.weight
+        if config.objective == "began":
+            self.game.balance.update(*torch.tensor(self.processes.sums([mean.item() for mean in means])))
+        return sum(one.loss for one in judged), *means
 
     def _train_generator(self, batch: Minibatch) -> Tensor:
         """Returns this process's share of the mean loss."""
@@ -163,15 +168,16 @@ class Trainer:
 
         def losses() -> Iterator[Tensor]:
             for part in parts:
-                if len(parts) > 1:
-                    part = replace(part, fake=self._fake(part.turn, part.share, update_emas=False))
-                loss = self.game.deceive(part)
+                if len(parts) > 1 or config.consensus:  # consensus has used that graph up
+                    part = replace(part, fake=self._fake(part.turn, part.share, part.conditions, update_emas=False))
+                loss, total = self.game.deceive(part)
                 seen.append(loss.detach())
-                yield loss
+                yield total
             if config.path_length and every == 1:
                 yield from self._path_penalties(config.path_length)
 
-        self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
+        # Its weight gradients are not wanted here, so nothing computes them; in consensus both players' are the loss.
+        self.discriminator.requires_grad_(config.consensus > 0)
         self.g_descent.step(losses(), whose)
         self.discriminator.requires_grad_(True)
         if config.path_length and every > 1 and self.step_count % every == 0:
@@ -185,11 +191,11 @@ class Trainer:
         """
         size, step = max(self.config.batch // 2, 1), self.step_count
         shares, _ = self.shares.split(size)
-        z = self.latents("path length", size, step)
+        z, c = self.latents("path length", size, step), self.conditions.drawn("path conditions", size, step)
 
         def lengths(share: Share) -> Tensor:
             draws = keyed_generator("path noise", self.config.seed, step)
-            return self.game.path_lengths(share, mixed_styles(self.generator, z, self.config, draws), step)
+            return self.game.path_lengths(share, mixed_styles(self.generator, z, self.config, draws, c), step)
 
         with torch.set_grad_enabled(len(shares) == 1):
             found = [lengths(share) for share in shares]
@@ -214,8 +220,9 @@ class Trainer:
     def samples(self, count: int) -> Tensor:
         """Images [count, C, R, R] of the averaged generator from latents that stay the same over the run."""
         self._grow()
-        z = self.latents("fixed", count)
-        return torch.cat([self.ema.module.display(part) for part in z.split(self.config.batch)])
+        z, c, batch = self.latents("fixed", count), self.conditions.in_turn(count), self.config.batch
+        parts = zip(z.split(batch), [None] * count if c is None else c.split(batch), strict=False)
+        return torch.cat([self.ema.module.display(*part) for part in parts])
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as `gankernels.training.checkpoint.save` takes it."""
@@ -224,6 +231,7 @@ class Trainer:
             "config": self.config.to_json(),
             "channels": self.data.channels,
             "data": self.data.digest(),
+            "class_names": list(self.data.class_names) if self.config.classes else [],
             "generator_config": self.generator.config,
             "discriminator_config": self.discriminator.config,
             "torch": self._arithmetic(),
@@ -232,6 +240,7 @@ class Trainer:
             "sums": self.sums,
             "summed": self.summed,
             "mean_path": self.mean_path,
+            "balance": self.game.balance.k,
             "augment": self.augment.state(),
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.ema.module.state_dict()),
@@ -261,6 +270,7 @@ class Trainer:
             self.step_count, self.sums, self.summed = state["step"], state["sums"], state["summed"]
             self.mean_path.copy_(state["mean_path"])
             self.augment.load(state["augment"])
+            self.game.balance.k = state["balance"]
             before = state["torch"]
         except KeyError as error:
             raise CheckpointError(f"{name} lacks {error}; it is incomplete, take another checkpoint") from error
