@@ -98,7 +98,8 @@ Eigenvalues are those of the Jacobian of both players' descent at the equilibriu
 axis. The largest step is that below which simultaneous updates contract, min 2 |Re| / |lambda|^2; 0: none does. Then
 the largest ratio of last to first distance from the equilibrium over {dynamics.STARTS} trajectories that start
 {RADIUS:g} away ({STEPS} steps of {STEP:g}); at most {dynamics.CONVERGED:g} counts as converged. Penalties on norms are
-not smooth where the gradient vanishes, so trajectories alone judge them.
+not smooth where the gradient vanishes, so trajectories alone judge them; on the Dirac-GAN they come to rest beside the
+data, at |theta| = 2 lambda (WGAN-GP) and 4 lambda (DRAGAN), where penalty and loss balance on one side of psi = 0.
 
 {_rows(head, rows)}
 

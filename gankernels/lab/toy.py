@@ -20,6 +20,7 @@ class ToyRun:
 
     Attributes:
         objective: of `gankernels.losses`.
+        penalty: weight of the objective's own gradient penalty, if it has one.
         r1: gamma of R1 at every step, 0 for none.
         d_steps: discriminator steps to one of the generator.
         z_dim, hidden, layers: of both networks, with ReLU.
@@ -27,6 +28,7 @@ class ToyRun:
     """
 
     objective: str
+    penalty: float = 10.0
     r1: float = 0.0
     d_steps: int = 1
     z_dim: int = 2
@@ -84,7 +86,7 @@ def play(run: ToyRun, data: Draw, steps: int, seed: int = 0) -> Iterator[Moment]
             real, fake = data(run.batch, draws), fakes().detach()
             d_loss = total = game.discriminator(discriminator(real), discriminator(fake))
             if game.penalty is not None:
-                total = total + game.penalty(discriminator, real, fake, None, draws)
+                total = total + game.penalty(discriminator, real, fake, None, draws, run.penalty)
             if run.r1:
                 total = total + losses.r1_penalty(discriminator, real, run.r1)
             descend(1, total)
