@@ -45,7 +45,7 @@ class Ring:
 RUNS = {
     "gan-ns": ToyRun("gan-ns", lr=2e-3, betas=(0.5, 0.999)),
     "gan-ns with R1, gamma 0.1": ToyRun("gan-ns", r1=0.1, lr=2e-3, betas=(0.5, 0.999)),
-    "wgan-gp, 5 critic steps": ToyRun("wgan-gp", d_steps=5),
+    "wgan-gp, weight 1, 5 critic steps": ToyRun("wgan-gp", penalty=1.0, d_steps=5, betas=(0.0, 0.9)),
 }
 
 
