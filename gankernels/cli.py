@@ -1,4 +1,4 @@
-"""The command line: `gankernels train | generate | evaluate | demo | doctor | selftest`."""
+"""The command line: `gankernels train | generate | evaluate | demo | lab | doctor | selftest`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gankernels.errors import ConfigError, InputError, TrainingDiverged, need
+from gankernels.errors import ConfigError, InputError, ProcessLost, TrainingDiverged, need
 from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, load_generator, make_progress, train
 from gankernels.training.checkpoint import find
 from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
 from gankernels.training.networks import read
 from gankernels.training.presets import PresetName
+from gankernels.training.processes import environment
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -36,7 +37,7 @@ class Train:
 
     def run(self) -> int:
         result = train(self.config, make_progress(), resume=self.resume, overwrite=self.overwrite)
-        if not result.interrupted:
+        if not result.interrupted and environment()[0] == 0:
             print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
         return _ended(result)
 
@@ -137,6 +138,23 @@ class Demo:
 
 
 @dataclass
+class Lab:
+    """Compute which methods converge, on small games: the lectures' table beside ours, as Markdown and pictures."""
+
+    out: Path = Path("lab")
+    """Folder to write to."""
+    only: Literal["convergence", "ring"] = "convergence"
+    """convergence: the table, distances and progress, about a minute. ring: mode collapse on a ring of Gaussians."""
+
+    def run(self) -> int:
+        from gankernels.lab import lab
+
+        for path in lab(self.out, self.only):
+            print(f"wrote {path}")
+        return 0
+
+
+@dataclass
 class Doctor:
     """Tell what this machine has, and which backends of which operators work on it."""
 
@@ -170,16 +188,20 @@ def _ended(result: Result) -> int:
     """The exit code of a run; of an interrupted one also says how to go on with it."""
     if not result.interrupted:
         return 0
-    print(f"interrupted after step {result.step}; saved {result.checkpoint}")
-    print(f"continue with: gankernels train --resume {result.folder}")
+    if environment()[0] == 0:
+        print(f"interrupted after step {result.step}; saved {result.checkpoint}")
+        print(f"continue with: gankernels train --resume {result.folder}")
     return INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
+    Started by torchrun, the first of the processes speaks for all where all know the same.
+
     Returns:
-        The exit code: 0; 1 where a run diverged or selftest failed; 2 where what was asked cannot be; 130 after Ctrl-C.
+        The exit code: 0; 1 where a run diverged, lost a process, or selftest failed; 2 where what was asked cannot be;
+        130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -187,17 +209,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Doctor().run()
         return _parse(arguments).run()
     except InputError as error:
-        print(f"gankernels: {error}", file=sys.stderr)
+        _complain(error)
         return USER_ERROR
     except TrainingDiverged as error:
-        print(f"gankernels: training diverged at {error}", file=sys.stderr)
+        _complain(f"training diverged at {error}")
+        return FAILED
+    except ProcessLost as error:
+        print(f"gankernels: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("gankernels: interrupted at once; nothing was saved after the last checkpoint", file=sys.stderr)
         return INTERRUPTED
 
 
-def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor | Selftest:
+def _complain(what: object) -> None:
+    if environment()[0] == 0:
+        print(f"gankernels: {what}", file=sys.stderr)
+
+
+def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Lab | Doctor | Selftest:
     tyro = need("tyro", "train")
     start = Train(_starting_config(arguments)) if arguments[:1] == ["train"] else Train(TrainConfig())
     commands = {
@@ -205,6 +235,7 @@ def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Doctor 
         "generate": Generate,
         "evaluate": Evaluate,
         "demo": Demo,
+        "lab": Lab,
         "doctor": Doctor,
         "selftest": Selftest,
     }

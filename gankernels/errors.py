@@ -26,6 +26,10 @@ class TrainingDiverged(RuntimeError):
     """A loss or a gradient became NaN or infinite; nothing of that step was saved."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a run ended or no longer answers; nothing of the step in hand was saved."""
+
+
 class MissingDependency(InputError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -13,6 +13,7 @@ MODELS: dict[str, tuple[type[Generator], type[Discriminator]]] = {
     "gan-maxout": (gan.RectifierGenerator, gan.MaxoutDiscriminator),
     "gan-conv": (gan.DeconvGenerator, gan.ConvMaxoutDiscriminator),
     "dcgan": (dcgan.DCGANGenerator, dcgan.DCGANDiscriminator),
+    "dcgan-autoencoder": (dcgan.DCGANGenerator, dcgan.DCGANAutoencoder),
     "progan": (progan.Generator, progan.Discriminator),
     "stylegan": (stylegan.Generator, stylegan.Discriminator),
     "stylegan2": (stylegan2.Generator, stylegan2.Discriminator),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from gankernels.models._network import Discriminator, Generator, Network, linearize_logits
 from torch import Tensor
-from torch.nn import Dropout, Flatten, MaxPool2d, Module, Sequential, init
+from torch.nn import Flatten, MaxPool2d, Module, Sequential, init
 
-from gankernels.nn import BiasAct, Conv2d, ConvTranspose2d, Linear, Maxout, register_linearization
+from gankernels.nn import BiasAct, Conv2d, ConvTranspose2d, Dropout, Linear, Maxout, register_linearization
 
 
 class MLPGenerator(Generator):

@@ -18,7 +18,7 @@ from gankernels.models.progan import faded, shrink
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels.nn import EqualizedConv2d, EqualizedLinear
+from gankernels.nn import EqualizedConv2d, EqualizedLinear, whole
 
 __all__ = ["Discriminator", "Generator", "MappingNetwork", "SynthesisBlock", "SynthesisNetwork", "shrink"]
 
@@ -44,7 +44,7 @@ class StyledEpilogue(nn.Module):
         if noise_mode != "none":
             noise = self.noise_const
             if noise_mode == "random":
-                noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=noise.dtype, device=x.device)
+                noise = whole.normal(x.shape[0], 1, *x.shape[2:], dtype=noise.dtype, device=x.device)
             x = ops.add_noise(x, noise.to(x.dtype), self.noise_strength.to(x.dtype))
         x = ops.bias_act(x, self.bias.to(x.dtype), act="lrelu")
         scale, shift = self.affine(w).to(x.dtype).chunk(2, 1)

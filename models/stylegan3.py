@@ -19,7 +19,7 @@ from gankernels.models.stylegan2 import Discriminator
 from torch import Tensor, nn
 
 from gankernels import ops
-from gankernels.nn import EqualizedLinear
+from gankernels.nn import EqualizedLinear, whole
 
 __all__ = ["Discriminator", "Generator", "MappingNetwork", "SynthesisInput", "SynthesisLayer", "SynthesisNetwork"]
 
@@ -134,19 +134,25 @@ class SynthesisLayer(nn.Module):
             low = (total + self.up) // 2
             self.margins += [low, total - low]
 
-    def forward(self, x: Tensor, w: Tensor, force_fp32: bool, update_emas: bool) -> Tensor:
-        """x [N, I, H, W], w [N, w_dim] -> [N, O, H', W']."""
+    def forward(self, x: Tensor, w: Tensor, force_fp32: bool, update_emas: bool, all_w: Tensor | None = None) -> Tensor:
+        """x [N, I, H, W], w [N, w_dim] -> [N, O, H', W']; all_w is that of the whole batch where x is a share of it."""
         if update_emas:
             with torch.no_grad():
                 power = x.detach().to(torch.promote_types(x.dtype, torch.float32)).square().mean()
+                if whole.current() is not None:
+                    power = whole.current().mean(power, "StyleGAN3's average of magnitudes")
                 self.magnitude_ema.lerp_(power.to(self.magnitude_ema.dtype), 1 - MAGNITUDE_DECAY)
         x = self.precision(x, self.weight.dtype, force_fp32)
-        styles = self.affine(w)
+        weight, styles = self.weight, self.affine(w)
+        normal = {"demodulate": not self.to_rgb, "prenormalize": not self.to_rgb}
         if self.to_rgb:
             styles = styles / math.sqrt(self.before.channels)
-        normal = {"demodulate": not self.to_rgb, "prenormalize": not self.to_rgb}
+        elif all_w is not None:  # the operator would normalise by these samples' styles alone
+            weight = weight * weight.square().mean([1, 2, 3], keepdim=True).rsqrt()
+            styles = styles * self.affine(all_w).square().mean().rsqrt()
+            normal["prenormalize"] = False
         gain = self.magnitude_ema.rsqrt()
-        x = ops.modulated_conv2d(x, self.weight.to(x.dtype), styles, padding=self.padding, input_gain=gain, **normal)
+        x = ops.modulated_conv2d(x, weight.to(x.dtype), styles, padding=self.padding, input_gain=gain, **normal)
         shape = {"gain": 1.0, "slope": 1.0} if self.to_rgb else {"gain": math.sqrt(2), "slope": 0.2}
         resampling = {"up": self.up, "down": self.down, "padding": self.margins, "clamp": self.clamp}
         return ops.filtered_lrelu(
@@ -180,8 +186,10 @@ class SynthesisNetwork(nn.Module):
         dtype = self.input.weight.dtype
         first, *rest = ws.to(dtype).unbind(1)
         x = self.input(first)
-        for name, w in zip(self.layers, rest, strict=True):
-            x = getattr(self, name)(x, w, force_fp32, update_emas)
+        batch = whole.current()
+        everything = [None] * len(rest) if batch is None else batch.ws.to(dtype).unbind(1)[1:]
+        for name, w, all_w in zip(self.layers, rest, everything, strict=True):
+            x = getattr(self, name)(x, w, force_fp32, update_emas, all_w)
         return x.to(dtype) * OUTPUT_SCALE
 
 

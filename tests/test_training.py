@@ -298,10 +298,10 @@ def test_generator_step_computes_no_discriminator_gradient(images):
     one = trainer(images)
     one.step()
     gradients = {name: p.grad.clone() for name, p in one.discriminator.named_parameters()}
-    one.d_optimiser.zero_grad = lambda set_to_none: None
+    one.d_descent.optimiser.zero_grad = lambda set_to_none: None
     indices, _ = one.sampler.next(8)
     one.discriminator.requires_grad_(False)
-    one.objective.generator(one.discriminator(one.generator(one.latents("x", len(indices))))).backward()
+    one.game.objective.generator(one.discriminator(one.generator(one.latents("x", len(indices))))).backward()
     for name, p in one.discriminator.named_parameters():
         assert torch.equal(p.grad, gradients[name])
 

@@ -14,7 +14,8 @@ from training_support import image_folder, run, same_checkpoints, tiny
 from gankernels import data, losses
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import ConfigError
-from gankernels.training import PRESETS, RECIPES, TrainConfig, load_generator
+from gankernels.nn import sample_keys
+from gankernels.training import PRESETS, RECIPES, TrainConfig, game, load_generator
 from gankernels.training.generate import latents, render
 from gankernels.training.growth import stage
 from gankernels.training.networks import build
@@ -75,49 +76,48 @@ def test_training_grows(images, model):
         one.step()
     assert sorted(set(seen)) == [(4, 1.0), (8, 0.0), (8, 0.4), (8, 0.8), (8, 1.0), (16, 0.2)]
     assert one.samples(2).shape == (2, 1, 16, 16)
-    untouched = [n for n, p in one.generator.named_parameters() if p not in one.g_optimiser.state]
+    untouched = [n for n, p in one.generator.named_parameters() if p not in one.g_descent.optimiser.state]
     assert untouched == []  # the last stage is reached, so all have learned
 
 
 def test_real_images_are_faded_too(images):
     one = trainer(images, model="progan", **RUNS["progan"])
     one.generator.grow(8, 0.4)
-    real = one._real()
-    one.sampler = type(one.sampler)(len(one.data), one.config.seed, mirror=True)
     indices, mirrored = one.sampler.next(8)
+    real = one._real(indices, mirrored)
     assert real.equal(shrink(one.data.batch(indices, mirrored), (8, 8), 0.4))
 
 
 def test_lazy_regularisation_corrects_the_optimiser(images):
     one = trainer(images, model="stylegan2", lr=2e-3, betas=(0.1, 0.99), **RUNS["stylegan2"])
-    for optimiser, c in ((one.d_optimiser, 4 / 5), (one.g_optimiser, 3 / 4)):
+    for optimiser, c in ((one.d_descent.optimiser, 4 / 5), (one.g_descent.optimiser, 3 / 4)):
         group = optimiser.param_groups[0]
         assert group["lr"] == pytest.approx(2e-3 * c)
         assert group["betas"] == pytest.approx((0.1**c, 0.99**c))
     plain = trainer(images, model="stylegan2", lr=2e-3, d_lr=1e-3, **W)
-    assert plain.g_optimiser.param_groups[0]["lr"] == 2e-3
-    assert plain.d_optimiser.param_groups[0]["lr"] == 1e-3
+    assert plain.g_descent.optimiser.param_groups[0]["lr"] == 2e-3
+    assert plain.d_descent.optimiser.param_groups[0]["lr"] == 1e-3
 
 
 def test_lazy_penalties_come_at_their_interval_times_it(images, monkeypatch):
     one = trainer(images, model="stylegan2", **RUNS["stylegan2"])
     calls = []
 
-    def note(name, penalty, weight):
+    def note(module, name, penalty, weight):
         def noted(*args, **kwargs):
             calls.append((one.step_count, name, args[weight]))
             return penalty(*args, **kwargs)
 
-        monkeypatch.setattr(f"gankernels.training.trainer.{name}", noted)
+        monkeypatch.setattr(f"gankernels.training.{module}.{name}", noted)
 
-    note("r1_penalty", losses.r1_penalty, 2)
-    note("path_length", losses.path_length, 3)
+    note("game", "r1_penalty", losses.r1_penalty, 2)
+    note("trainer", "path_penalty", game.path_penalty, 3)
     for _ in range(5):
         one.step()
     assert calls == [
         (0, "r1_penalty", 4.0),
-        (0, "path_length", 6.0),
-        (3, "path_length", 6.0),
+        (0, "path_penalty", 6.0),
+        (3, "path_penalty", 6.0),
         (4, "r1_penalty", 4.0),
     ]
     assert one.mean_path.item() > 0
@@ -141,15 +141,15 @@ def test_augmentation_follows_what_the_discriminator_is_sure_of(images):
         0,
     ]  # 16 of 64 images a step; a mean sign of 0 is under 0.6; 0 is the floor
     adapt.pipe.p.fill_(1.0)
-    net = torch.nn.Flatten()
     pictures = torch.randn(8, 1, 16, 16)
-    first = adapt.before(net, 3, 0)(pictures)
-    assert first.equal(adapt.before(net, 3, 0)(pictures))
-    assert not first.equal(adapt.before(net, 3, 1)(pictures))
-    assert not first.equal(adapt.before(net, 4, 0)(pictures))
-    assert not first.equal(net(pictures))
+    places = torch.arange(8)
+    first = adapt(pictures, sample_keys(3, places))
+    assert first.equal(adapt(pictures, sample_keys(3, places)))
+    assert not first.equal(adapt(pictures, sample_keys(4, places)))
+    torch.testing.assert_close(first[4:], adapt(pictures[4:], sample_keys(3, places[4:])))
+    assert not first.equal(pictures)
     plain = trainer(images, model="stylegan2", **W)
-    assert plain.augment.before(net, 0, 0) is net
+    assert plain.augment(pictures, sample_keys(3, places)) is pictures
 
 
 def test_mixing(images):

@@ -3,7 +3,8 @@
 from gankernels.losses.classes import acgan, infogan_categorical, infogan_gaussian
 from gankernels.losses.energy import Began, began_discriminator, ebgan_discriminator, mean_error, pulling_away
 from gankernels.losses.gan import OBJECTIVES, Objective, objective
-from gankernels.losses.penalties import dragan, path_length, r1_penalty, r2_penalty, wgan_gp
+from gankernels.losses.path import moved, path_length, path_lengths
+from gankernels.losses.penalties import dragan, r1_penalty, r2_penalty, wgan_gp
 from gankernels.losses.regularisers import (
     annealed,
     clip_weights_,
@@ -32,10 +33,12 @@ __all__ = [
     "infogan_gaussian",
     "instance_noise",
     "mean_error",
+    "moved",
     "objective",
     "orthogonal",
     "orthogonal_",
     "path_length",
+    "path_lengths",
     "pulling_away",
     "r1_penalty",
     "r2_penalty",

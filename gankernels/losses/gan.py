@@ -23,11 +23,12 @@ class Objective:
         discriminator: ``(real_logits, fake_logits) -> loss``; logits of any shape, the loss a scalar.
         generator: ``(fake_logits) -> loss``.
         weight_clip: the discriminator's weights are to be clipped to this after each of its steps, or None.
-        penalty: ``(discriminator, real, fake, c, generator) -> loss``, added to the discriminator's; None for none. Its
-            random numbers come from the `torch.Generator`.
+        penalty: ``(discriminator, real, fake, c, generator, weight=10) -> loss``, added to the discriminator's; None
+            for none. Its random numbers come from the `torch.Generator`.
         labels: "" for none needed; "input": both networks take the class; "head": the discriminator classifies too
             (ACGAN), or guesses the latent code (InfoGAN), by a loss of `gankernels.losses.classes`.
         error: the discriminator is an autoencoder and its output a reconstruction error.
+        logistic: the discriminator's loss is the logistic one, so that labels can be smoothed and `roth` applies.
 
     Differentiable to any order.
     """
@@ -39,6 +40,7 @@ class Objective:
     penalty: Callable[..., Tensor] | None = None
     labels: str = ""
     error: bool = False
+    logistic: bool = False
 
 
 def objective(name: str) -> Objective:
@@ -83,19 +85,19 @@ def _raise(fake: Tensor) -> Tensor:
     return -widen(fake).mean()
 
 
-def _wgan_gp(discriminator, real, fake, c, generator) -> Tensor:
-    return penalties.wgan_gp(discriminator, real, fake, c=c, generator=generator)
+def _wgan_gp(discriminator, real, fake, c, generator, weight=10.0) -> Tensor:
+    return penalties.wgan_gp(discriminator, real, fake, weight, c=c, generator=generator)
 
 
-def _dragan(discriminator, real, fake, c, generator) -> Tensor:
-    return penalties.dragan(discriminator, real, c=c, generator=generator)
+def _dragan(discriminator, real, fake, c, generator, weight=10.0) -> Tensor:
+    return penalties.dragan(discriminator, real, weight, c=c, generator=generator)
 
 
 OBJECTIVES = {
     o.name: o
     for o in (
-        Objective("gan", _logistic, lambda fake: -softplus(widen(fake)).mean()),
-        Objective("gan-ns", _logistic, _non_saturating),
+        Objective("gan", _logistic, lambda fake: -softplus(widen(fake)).mean(), logistic=True),
+        Objective("gan-ns", _logistic, _non_saturating, logistic=True),
         Objective(
             "lsgan",
             lambda real, fake: (widen(real) - 1).square().mean() + widen(fake).square().mean(),
@@ -103,10 +105,10 @@ OBJECTIVES = {
         ),
         Objective("wgan", _critic, _raise, weight_clip=0.01),
         Objective("wgan-gp", _critic, _raise, penalty=_wgan_gp),
-        Objective("dragan", _logistic, _non_saturating, penalty=_dragan),
-        Objective("cgan", _logistic, _non_saturating, labels="input"),
-        Objective("infogan", _logistic, _non_saturating, labels="head"),
-        Objective("acgan", _logistic, _non_saturating, labels="head"),
+        Objective("dragan", _logistic, _non_saturating, penalty=_dragan, logistic=True),
+        Objective("cgan", _logistic, _non_saturating, labels="input", logistic=True),
+        Objective("infogan", _logistic, _non_saturating, labels="head", logistic=True),
+        Objective("acgan", _logistic, _non_saturating, labels="head", logistic=True),
         Objective("ebgan", energy.ebgan_discriminator, energy.mean_error, error=True),
         Objective("began", energy.began_discriminator, energy.mean_error, error=True),
         Objective(

@@ -19,7 +19,6 @@ of the outputs' sum. Penalties are float32 (float64 for float64) whatever the ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from gankernels import ops
 from gankernels.losses._input_gradient import FORMS, chosen_form, directional, input_gradient, ones_per_sample
+from gankernels.nn import whole
 from gankernels.ops import _check
 
 Network = Callable[..., Tensor]
@@ -100,7 +100,8 @@ def wgan_gp(
         weight: 0 or more.
         sided: 2, or 1 to penalise only norms above target.
         target: the norm wanted, 0 or more.
-        generator: the source of the random numbers, drawn on its device; None for PyTorch's own.
+        generator: the source of the random numbers, drawn on its device; None for PyTorch's own, or those of the
+            samples' keys in `gankernels.nn.whole.running`.
         mix: [N], shares of the real samples, in place of uniform draws from [0, 1).
 
     Returns: a scalar, to be minimised. Differentiable in the discriminator's parameters; where a gradient is 0, its
@@ -163,13 +164,22 @@ def dragan(
     real = real.detach()
     if noise is None:
         a = _per_sample(_uniform(op, real.shape[:1], real, generator), real)
-        scale = real.std(correction=0) * spread
+        scale = _deviation(real) * spread
         noise = a * scale * _uniform(op, real.shape, real, generator)
     else:
         _check.like(op, "noise", noise, real, "real")
         if noise.shape != real.shape:
             raise ValueError(f"{op}: noise has shape {list(noise.shape)}, expected {list(real.shape)} as real")
     return _norm_penalty(op, discriminator, real + noise.detach(), weight, 2, target, c, form)
+
+
+def _deviation(real: Tensor) -> Tensor:
+    """Of all numbers of the batch, of the whole one where `real` is a share of it; biased."""
+    batch = whole.current()
+    if batch is None:
+        return real.std(correction=0)
+    centred = real - batch.mean(real.mean(), "dragan's deviation")
+    return batch.mean(centred.square().mean(), "dragan's deviation").sqrt()
 
 
 def _norm_penalty(op, discriminator, x, weight, sided, target, c, form) -> Tensor:
@@ -181,86 +191,10 @@ def _norm_penalty(op, discriminator, x, weight, sided, target, c, form) -> Tenso
     return off.square().mean() * weight
 
 
-def path_length(
-    synthesis: Network,
-    ws: Tensor,
-    mean: Tensor,
-    weight: float = 2.0,
-    decay: float = 0.01,
-    *,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    form: str | None = None,
-) -> Tensor:
-    """StyleGAN2's path length regulariser: ``weight * mean over samples of (length - mean)^2``.
-
-    A sample's length is that of the gradient in its w of ``<image, noise> / sqrt(H W)``, in the root mean square over
-    layers: ``sqrt(mean over layers of the sum over w of gradient^2)``.
-
-    Args:
-        synthesis: ``synthesis(ws)`` -> images [N, C, H, W].
-        ws: [N, layers, D], or [N, D] for one layer. Its graph is kept: the mapping network gets its gradients too.
-        mean: [1], float32 or float64: the moving mean of lengths; start it at 0 and keep it with the optimiser's state.
-            It is first moved towards this batch's mean by `decay`, in place, and then is the target, a constant.
-        weight: 0 or more.
-        decay: share of the new in the mean, from 0 to 1.
-        generator: as in `wgan_gp`.
-        noise: shape of the images, in place of normal draws.
-        form: "double_backward", "adjoint" or None, as in `r1_penalty`.
-
-    Returns: a scalar, to be minimised. Differentiable in the generator's parameters and in ws.
-    Raises: as `r1_penalty`.
-
-    Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", arXiv 1912.04958.
-    """
-    op = "path_length"
-    _check_samples(op, "ws", ws)
-    if ws.ndim not in (2, 3):
-        raise ValueError(f"{op}: ws has shape {list(ws.shape)}, expected [N, layers, D] or [N, D]")
-    weight, decay = _weight(op, "weight", weight), _weight(op, "decay", decay)
-    if decay > 1:
-        raise ValueError(f"{op}: decay is {decay}, expected 0 to 1")
-    _check_mean(op, mean, ws)
-    form = chosen_form(op, synthesis, form, FORMS[:2])
-
-    def cotangent(images: Tensor) -> Tensor:
-        _check.floating(op, "the generator's output", images)
-        if images.ndim != 4 or images.shape[0] != ws.shape[0]:
-            raise ValueError(
-                f"{op}: the generator returned shape {list(images.shape)}, expected [{ws.shape[0]}, C, H, W]"
-            )
-        if noise is None:
-            draws = _normal(op, images.shape, images, generator)
-        else:
-            _check.like(op, "noise", noise, images, "the images")
-            if noise.shape != images.shape:
-                raise ValueError(f"{op}: noise has shape {list(noise.shape)}, expected {list(images.shape)}")
-            draws = noise
-        return draws.detach() / math.sqrt(images.shape[2] * images.shape[3])
-
-    g = input_gradient(op, synthesis, ws, None, form, cotangent)
-    lengths = ops.norm_per_sample(g) / math.sqrt(ws.shape[1] if ws.ndim == 3 else 1)
-    with torch.no_grad():
-        target = torch.lerp(mean, lengths.mean().to(mean.dtype), decay)
-        mean.copy_(target)
-    return (lengths - target).square().mean() * weight
-
-
 def _check_samples(op: str, name: str, x: Tensor) -> None:
     _check.floating(op, name, x)
     if x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"{op}: {name} has shape {list(x.shape)}, expected [N, C, H, W] or [N, ...], not empty")
-
-
-def _check_mean(op: str, mean: Tensor, ws: Tensor) -> None:
-    _check.floating(op, "mean", mean)
-    # Not a scalar tensor: torch.compile loses changes of those that are arguments (PyTorch 2.13), silently.
-    if mean.shape != (1,) or mean.element_size() < 4 or mean.requires_grad or mean.device != ws.device:
-        raise ValueError(
-            f"{op}: mean is {mean.dtype} {list(mean.shape)} on {mean.device}"
-            f"{', requires grad' if mean.requires_grad else ''}, expected a buffer [1], float32 or float64, on "
-            f"{ws.device}: torch.zeros(1, device=...)"
-        )
 
 
 def _weight(op: str, name: str, value: float) -> float:
@@ -275,18 +209,19 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _uniform(op: str, shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return _drawn(op, torch.rand, shape, like, generator)
+    return _drawn(op, "uniform", shape, like, generator)
 
 
 def _normal(op: str, shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return _drawn(op, torch.randn, shape, like, generator)
+    return _drawn(op, "normal", shape, like, generator)
 
 
-def _drawn(op: str, draw, shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
+def _drawn(op: str, kind: str, shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None:
-        return draw(shape, dtype=like.dtype, device=like.device)
+        return getattr(whole, kind)(*shape, dtype=like.dtype, device=like.device)
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"{op}: torch.compile cannot draw from a torch.Generator; draw outside and pass the numbers (mix or noise)"
         )
+    draw = torch.rand if kind == "uniform" else torch.randn
     return draw(shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)

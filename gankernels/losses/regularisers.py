@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from gankernels import ops
 from gankernels.losses._input_gradient import FORMS, chosen_form, ones_per_sample
 from gankernels.losses._widen import widen
+from gankernels.nn import whole
 
 
 def roth(discriminator, real: Tensor, fake: Tensor, gamma: float, c: Tensor | None = None) -> Tensor:
@@ -89,14 +90,17 @@ def smoothed_logistic(real: Tensor, fake: Tensor, target: float = 0.9) -> Tensor
 def instance_noise(x: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
     """`x` plus N(0, sigma^2), for real and generated images alike; `annealed` gives sigma.
 
+    Without a generator the numbers are PyTorch's own, or the samples' in a pass of `gankernels.nn.whole`.
+
     Arjovsky and Bottou 2017, arXiv 1701.04862; Sonderby et al. 2017, arXiv 1610.04490.
     """
     if sigma < 0:
         raise ValueError(f"instance_noise: sigma is {sigma}, expected 0 or more")
     if sigma == 0:
         return x
-    where = x.device if generator is None else generator.device
-    noise = torch.randn(x.shape, generator=generator, device=where, dtype=x.dtype).to(x.device)
+    if generator is None:
+        return x + whole.normal(*x.shape, dtype=x.dtype, device=x.device) * sigma
+    noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
     return x + noise * sigma
 
 

@@ -19,6 +19,7 @@ from gankernels.nn.norm import BatchNormAct2d, InstanceNormAct2d, MinibatchStdDe
 from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, NoiseInjection, StyledConv
+from gankernels.nn.whole import Dropout, Whole
 
 __all__ = [
     "PRESETS",
@@ -33,6 +34,7 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "Downsample",
+    "Dropout",
     "EqualizedConv2d",
     "EqualizedLinear",
     "FadeIn",
@@ -51,6 +53,7 @@ __all__ = [
     "SpectralNorm",
     "StyledConv",
     "Upsample",
+    "Whole",
     "linearize",
     "pullback",
     "pushforward",

@@ -45,7 +45,8 @@ def keyed_uniform(keys: Tensor, count: int, stream: int, dtype: torch.dtype) -> 
     sample = _mix(_mix(keys & _WORD) ^ ((keys >> 32) & _WORD))
     place = _mix(torch.arange(count, device=keys.device) + (stream + 1) * 0x1000193)
     words = _mix(sample[:, None] ^ (place & _WORD))
-    return ((words >> 8).to(dtype) + 0.5) * 2**-24
+    # In float32 the largest of these rounds to 1.
+    return (((words >> 8).to(dtype) + 0.5) * 2**-24).clamp_max(1 - 2**-24)
 
 
 def normal(uniform: Tensor) -> Tensor:

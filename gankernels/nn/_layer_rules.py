@@ -18,6 +18,7 @@ from gankernels.nn.norm import BatchNormAct2d, InstanceNormAct2d, MinibatchStdDe
 from gankernels.nn.resample import Blur, Downsample, FilteredLReLU, Upsample
 from gankernels.nn.spectral import SpectralNorm
 from gankernels.nn.style import EqualizedConv2d, EqualizedLinear, NoiseInjection
+from gankernels.nn.whole import Dropout, current
 
 Result = tuple[Tensor, Linearization]
 
@@ -63,6 +64,7 @@ def _bias_act(m: BiasAct, x: Tensor) -> Result:
 
 @register_linearization(BatchNormAct2d)
 def _batch_norm_act(m: BatchNormAct2d, x: Tensor) -> Result:
+    _check_whole(m)
     args, kwargs = m.arguments(x)
     return linearized.batch_norm_act(*args, **kwargs)
 
@@ -97,7 +99,16 @@ def _spade(m: SPADE, x: Tensor, c: Tensor | None) -> Result:
 
 @register_linearization(MinibatchStdDev)
 def _minibatch_stddev(m: MinibatchStdDev, x: Tensor) -> Result:
+    _check_whole(m)
     return linearized.minibatch_stddev(x, m.group_size, m.num_channels)
+
+
+def _check_whole(m: torch.nn.Module) -> None:
+    if current() is not None:
+        raise RuntimeError(
+            f"linearize: {type(m).__name__} couples the samples of a batch that is split; use the form "
+            "'double_backward', outside of torch.compile"
+        )
 
 
 @register_linearization(Maxout)
@@ -201,7 +212,7 @@ def _shape(m: torch.nn.Flatten | torch.nn.Unflatten, x: Tensor) -> Result:
     return y, linearized.reshaped(x, y)
 
 
-@register_linearization(torch.nn.Dropout)
+@register_linearization(torch.nn.Dropout, Dropout)
 def _dropout(m: torch.nn.Dropout, x: Tensor) -> Result:
     return linearized.dropout(x, m.p, m.training)
 

@@ -31,6 +31,7 @@ from gankernels.nn._linearized_norms import (
     instance_norm_act,
     spade_norm,
 )
+from gankernels.nn.whole import dropout_mask
 from gankernels.ops import _adjoints
 from gankernels.ops.upfirdn2d import factors
 
@@ -123,7 +124,7 @@ def dropout(x: Tensor, p: float, training: bool) -> tuple[Tensor, Linearization]
     """``torch.nn.functional.dropout``, with the random numbers that it would draw."""
     if not training or p == 0:
         return x, Linearization(lambda t: t, lambda g: g)
-    mask = F.dropout(torch.ones_like(x), p)
+    mask = dropout_mask(x, p)
     return x * mask, Linearization(lambda t: t * mask, lambda g: g * mask)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gankernels import ops
+from gankernels.nn.whole import Whole, current
 
 
 class BatchNormAct2d(torch.nn.BatchNorm2d):
@@ -31,8 +32,11 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
         self.act, self.alpha, self.gain = act, alpha, gain
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same."""
+        """[N, C, H, W] -> the same; statistics are those of the whole batch where x is a share of it (`Whole`)."""
         args, kwargs = self.arguments(x)
+        whole = current()
+        if whole is not None and kwargs["training"]:
+            return _batch_norm_of_the_whole(whole, *args, **kwargs)
         return ops.batch_norm_act(*args, **kwargs)
 
     def arguments(self, x: Tensor) -> tuple[tuple, dict]:
@@ -57,6 +61,29 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}"
+
+
+def _batch_norm_of_the_whole(
+    whole: Whole, x, weight, bias, running_mean, running_var, *, momentum, eps, act, alpha, gain, training
+) -> Tensor:
+    """`ops.batch_norm_act` whose sums are over the processes; of PyTorch's operators, derivatives of every order."""
+    whole.together("batch normalisation")
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    shape, dims = [1, -1, *[1] * (x.ndim - 2)], [0, *range(2, x.ndim)]
+    count = x.numel() // x.shape[1] * whole.size // x.shape[0]
+    if count < 2:
+        raise ValueError("batch_norm_act: the whole batch has 1 value per channel, expected more when training")
+    mean = whole.total(wide.sum(dims)) / count
+    centred = wide - mean.view(shape)
+    var = whole.total(centred.square().sum(dims)) / count
+    if running_mean is not None:
+        running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+        running_var.lerp_((var.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    y = (centred * scale.view(shape)).to(x.dtype)
+    return ops.bias_act(y, None if bias is None else bias.to(y.dtype), act=act, alpha=alpha, gain=gain)
 
 
 class InstanceNormAct2d(torch.nn.Module):
@@ -112,8 +139,12 @@ class MinibatchStdDev(torch.nn.Module):
         self.group_size, self.num_channels = group_size, num_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C + num_channels, H, W]."""
-        return ops.minibatch_stddev(x, self.group_size, self.num_channels)
+        """[N, C, H, W] -> [N, C + num_channels, H, W]; groups are those of the whole batch where x is a share of it."""
+        whole = current()
+        if whole is None or whole.group == min(self.group_size or whole.size, whole.size):
+            return ops.minibatch_stddev(x, self.group_size, self.num_channels)
+        everything = whole.gather(x, "the minibatch deviation of groups that lie in several passes")
+        return ops.minibatch_stddev(everything, self.group_size, self.num_channels)[whole.places]
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}, num_channels={self.num_channels}"

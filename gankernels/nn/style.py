@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gankernels import ops
+from gankernels.nn import whole
 
 
 class EqualizedLinear(nn.Linear):
@@ -240,7 +241,7 @@ class StyledConv(ModulatedConv2d):
 
     def _fresh_noise(self, x: Tensor) -> Tensor:
         height, width = (s * self.up + 2 * self.padding - self.kernel_size + 1 for s in x.shape[2:])
-        return torch.randn(x.shape[0], 1, height, width, device=x.device, dtype=self.noise_strength.dtype)
+        return whole.normal(x.shape[0], 1, height, width, device=x.device, dtype=self.noise_strength.dtype)
 
 
 class NoiseInjection(nn.Module):
@@ -254,7 +255,7 @@ class NoiseInjection(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """[N, C, H, W] -> the same; noise broadcasts to [N, 1, H, W] and is fresh N(0, 1) where None."""
         if noise is None:
-            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+            noise = whole.normal(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
         if self.strength.ndim:
             return x + noise.to(x.dtype) * self.strength.to(x.dtype)
         return ops.modulate_act(x, noise=(noise * self.strength).to(x.dtype))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gankernels.nn import AugmentPipe, sample_keys
+from gankernels.nn import AugmentPipe
 from gankernels.training.config import TrainConfig
-
-REAL, FAKE, GENERATOR, R1 = range(4)
-"""The calls of the discriminator in one of its turns, each with draws of its own."""
+from gankernels.training.processes import Processes
 
 
 class AdaptiveAugment:
@@ -22,28 +18,22 @@ class AdaptiveAugment:
     `config.augment_target`, else down; it stays within 0 and 1. With config.augment None images pass as they are.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, device: torch.device, processes: Processes) -> None:
+        self.config, self.processes = config, processes
         self.pipe = None if config.augment is None else AugmentPipe(config=config.augment).to(device)
-        self.signs = torch.zeros(2, dtype=torch.float64, device=device)  # their sum, and how many
+        self.signs = torch.zeros(2, dtype=torch.float64, device=device)  # their sum, and how many, of all processes
 
-    def before(self, discriminator: nn.Module, turn: int, call: int) -> Callable[[Tensor], Tensor]:
-        """The discriminator, of images that are augmented first; draws depend on (seed, turn, call) alone."""
-        if self.pipe is None:
-            return discriminator
-
-        def judge(images: Tensor) -> Tensor:
-            index = torch.arange(len(images), device=images.device)
-            return discriminator(self.pipe(images, keys=sample_keys(4 * turn + call, index, self.config.seed)))
-
-        return judge
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """[N, C, H, W], augmented; draws follow from the keys [N] alone."""
+        return images if self.pipe is None else self.pipe(images, keys=keys)
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor, turn: int) -> None:
-        """Count the signs of a turn's outputs for real images, and move p where it is time."""
+        """Count the signs of a turn's outputs for this process's real images, and move p where it is time."""
         if self.pipe is None:
             return
-        self.signs += torch.stack([real_logits.sign().sum(), real_logits.new_tensor(real_logits.numel())])
+        signs = torch.stack([real_logits.sign().sum(), real_logits.new_tensor(real_logits.numel())])
+        self.signs += self.processes.total(signs.to(self.signs.dtype))
         if (turn + 1) % self.config.augment_every == 0:
             total, count = self.signs.tolist()
             step = count / self.config.augment_images

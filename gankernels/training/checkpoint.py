@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gankernels.errors import CheckpointError, need
@@ -166,15 +165,3 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
         if name not in expected:
             raise CheckpointError(f"{what} holds {name}, which this model lacks; it belongs to another model")
     module.load_state_dict(tensors)
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of torch's global generators, on which layers such as dropout draw."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])

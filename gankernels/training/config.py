@@ -12,6 +12,7 @@ import torch
 from gankernels.errors import ConfigError
 from gankernels.losses import OBJECTIVES, objective
 from gankernels.nn.augment import PRESETS as AUGMENTATIONS
+from gankernels.training.combinations import check_combination
 
 
 def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
@@ -56,18 +57,74 @@ class TrainConfig:
     """Layers of the mapping network (stylegan*); unless given the model's own."""
     latent: Literal["normal", "uniform"] | None = None
     """Latent distribution, N(0, 1) or uniform in [-1, 1]; unless given the model's own."""
-    objective: Literal["gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "hinge"] = "gan-ns"
-    """Loss: gan is the saturating form, gan-ns the non-saturating one."""
+    mbstd_group: int | None = None
+    """Samples whose deviation the discriminator takes together (progan, stylegan*), 0 for the whole batch; unless given
+    the model's own."""
+    equivariance: Literal["t", "r"] = "t"
+    """stylegan3's configuration: to translation, or to rotation too."""
+    precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
+    """Of the blocks at the highest resolutions (progan, stylegan*); weights, and all else, float32. float64: all."""
+    half_resolutions: int = 4
+    """Resolutions that run in 16 bits where precision is one of those, the highest ones."""
+    half_on_cpu: bool = False
+    """Run them in 16 bits on a CPU too, which spares memory and no time; else they are float32 there."""
+    objective: Literal[
+        "gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "cgan", "infogan", "acgan", "ebgan", "began", "hinge"
+    ] = "gan-ns"
+    """Loss: gan is the saturating form, gan-ns the non-saturating one. cgan and acgan take the data's classes; infogan,
+    ebgan and began are dcgan's alone."""
+    conditional: bool = False
+    """Networks take the data's classes, under any objective (dcgan, progan, stylegan*)."""
+    head_weight: float = 1.0
+    """Weight of acgan's classification, and of infogan's codes, in both players' losses."""
+    categories: int = 10
+    """infogan: values of the categorical code; 0 for none."""
+    codes: int = 2
+    """infogan: continuous codes, each uniform in [-1, 1]."""
+    margin: float = 1.0
+    """ebgan: error of generated images that the discriminator is content with."""
+    pull_away: float = 0.1
+    """ebgan: weight of the term that keeps the codes of generated images apart."""
+    balance: float = 0.5
+    """began: ratio of the errors, generated to real, that is kept."""
+    balance_rate: float = 1e-3
+    """began: how fast the share of generated images in the discriminator's loss follows."""
+    penalty: float | None = None
+    """Weight of the gradient penalty of wgan-gp and dragan; unless given 10."""
     r1: float = 0.0
     """gamma of the gradient penalty on real images; 0 for none."""
+    r2: float = 0.0
+    """gamma of that on generated images."""
     r1_every: int = 16
-    """Discriminator steps to one of the penalty; 1 adds it to every step's loss."""
+    """Discriminator steps to one of these penalties; 1 adds them to every step's loss."""
+    roth: float = 0.0
+    """gamma of Roth's gradient regularisation, of the logistic objectives."""
+    consensus: float = 0.0
+    """gamma of consensus optimisation: the squared gradient of both players' losses, in both losses."""
+    instance_noise: float = 0.0
+    """Deviation at first of the Gaussian noise on all that the discriminator sees."""
+    instance_noise_images: int = 500_000
+    """Images over which that noise falls to 0."""
+    real_label: float = 1.0
+    """What the logistic objectives take real images for; 0.9 is one-sided label smoothing."""
+    spectral_norm: bool = False
+    """Divide the discriminator's weights by their largest singular values (gan*, dcgan)."""
+    dropout: float | None = None
+    """Probability of the discriminator's dropout (gan*, dcgan); unless given the model's own."""
+    orthogonal: float = 0.0
+    """Weight of orthogonal regularisation, of both networks."""
+    orthogonal_init: bool = False
+    """Start from orthogonal weights (gan*, dcgan)."""
     path_length: float = 0.0
     """Weight of the path length penalty (stylegan, stylegan2); 0 for none."""
     path_length_every: int = 4
     """Generator steps to one of that penalty."""
     mixing: float = 0.0
     """Probability that an image takes its styles from two latents, the finer ones from the second (stylegan*)."""
+    blur: float = 0.0
+    """Deviation in pixels of the Gaussian that blurs all that the discriminator sees at first (StyleGAN3-R: 10)."""
+    blur_images: int = 200_000
+    """Images over which that blur falls to 0."""
     drift: float = 0.0
     """Weight of the mean square of the discriminator's output for real images."""
     grow_from: int | None = None
@@ -81,7 +138,9 @@ class TrainConfig:
     minutes: float | None = None
     """Stop sooner, and regularly, once this many minutes of training have passed."""
     batch: int = 64
-    """Real images of a step."""
+    """Real images of a step, of all processes together."""
+    accumulate: int = 1
+    """Rounds in which a process runs its images of a step, one after the other: as many times less memory."""
     d_steps: int = 1
     """Discriminator steps to one generator step."""
     lr: float = 2e-4
@@ -108,6 +167,8 @@ class TrainConfig:
     """Images between checkpoints."""
     log_every: int = 1_280
     """Images between lines of metrics.jsonl."""
+    process_timeout: float = 60.0
+    """Seconds that a process waits for the others (torchrun) before it takes them for lost and ends."""
     keep: int = 2
     """Checkpoints kept, the newest ones; 0 keeps all."""
 
@@ -116,16 +177,19 @@ class TrainConfig:
         for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in (
-            "r1_every",
-            "path_length_every",
-            "augment_images",
-            "augment_every",
-            "fade_images",
-            "stable_images",
+            *("r1_every", "path_length_every", "augment_images", "augment_every", "fade_images", "stable_images"),
+            *("accumulate", "half_resolutions", "blur_images", "instance_noise_images"),
         ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("r1", "path_length", "drift"):
+        for name in (
+            *("r1", "r2", "path_length", "drift", "blur", "head_weight", "margin", "pull_away", "balance_rate", "roth"),
+            *("consensus", "instance_noise", "orthogonal", "categories", "codes"),
+        ):
             _check(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        _check(self, "penalty", self.penalty is None or 0 <= self.penalty < float("inf"), "0 or more")
+        _check(self, "balance", 0 < self.balance <= 1, "over 0, to 1")
+        _check(self, "real_label", 0.5 < self.real_label <= 1, "over 0.5, to 1")
+        _check(self, "dropout", self.dropout is None or 0 <= self.dropout < 1, "0 to 1, without 1")
         augmentations = ", ".join(AUGMENTATIONS)
         _check(self, "augment", self.augment is None or self.augment in AUGMENTATIONS, f"one of {augmentations}")
         _check(self, "augment_target", -1 <= self.augment_target <= 1, "-1 to 1")
@@ -135,12 +199,14 @@ class TrainConfig:
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("ema", "ema_rampup", "keep", "seed"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
+        _check(self, "mbstd_group", self.mbstd_group is None or self.mbstd_group >= 0, "at least 0")
+        _check(self, "process_timeout", 0 < self.process_timeout < float("inf"), "over 0")
         _check(self, "lr", 0 < self.lr < float("inf"), "over 0")
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         _check(self, "clip", self.clip is None or self.clip > 0, "over 0")
         _check(self, "minutes", self.minutes is None or self.minutes > 0, "over 0")
-        known = [n for n, game in OBJECTIVES.items() if not (game.error or game.labels)]
-        _check(self, "objective", self.objective in known, f"one of {', '.join(known)}")
+        _check(self, "objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
+        check_combination(self)
 
     @property
     def steps(self) -> int:
@@ -152,8 +218,27 @@ class TrainConfig:
         return self.batch * self.d_steps
 
     @property
+    def classes(self) -> bool:
+        """Whether the networks are told the data's classes."""
+        return self.conditional or self.objective in ("cgan", "acgan")
+
+    @property
+    def judges_classes(self) -> bool:
+        """Whether the discriminator is told the class, and does not say it."""
+        return self.classes and self.objective != "acgan"
+
+    @property
+    def heads(self) -> bool:
+        """Whether the discriminator's second output is wanted: classes, codes, or an autoencoder's code."""
+        return self.objective in ("acgan", "infogan") or (self.objective == "ebgan" and self.pull_away > 0)
+
+    @property
     def weight_clip(self) -> float | None:
         return objective(self.objective).weight_clip if self.clip is None else self.clip
+
+    def half_on(self, device: torch.device) -> bool:
+        """Whether blocks run in 16 bits on this device."""
+        return self.precision in ("float16", "bfloat16") and (device.type == "cuda" or self.half_on_cpu)
 
     def folder(self) -> Path:
         if self.out is not None:
@@ -188,7 +273,10 @@ class TrainConfig:
 
 
 FREE_ON_RESUME = frozenset(
-    ["out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"]
+    (
+        *("out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"),
+        *("accumulate", "process_timeout"),
+    )
 )
 """Fields that a resumed run may set anew; the others decide what it computes and stay those of the checkpoint."""
 

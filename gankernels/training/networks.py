@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,92 @@ from torch import nn
 
 from gankernels import models
 from gankernels.errors import CheckpointError, ConfigError
-from gankernels.nn import MinibatchStdDev
+from gankernels.losses import objective, orthogonal_
+from gankernels.nn import MinibatchStdDev, SpectralNorm
 from gankernels.nn.augment import PRESETS as AUGMENTATIONS
 from gankernels.training.checkpoint import find, load, load_module
 from gankernels.training.config import TrainConfig
 from gankernels.training.growth import stage
 
 
-def build(config: TrainConfig, channels: int) -> tuple[nn.Module, nn.Module]:
+def build(config: TrainConfig, channels: int, classes: int = 0) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator on the CPU, their initial weights drawn from config.seed alone.
+
+    classes: of the data, which the networks are told; 0 unless config.classes.
 
     Raises:
         ConfigError: unknown model, or one that cannot have these options; the message is the model's own.
     """
+    if config.model not in models.MODELS:
+        raise ConfigError(f"unknown model {config.model!r}, expected one of {', '.join(models.MODELS)}")
     names = ("width", "max_width", "z_dim", "w_dim", "latent")
     options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.mapping_layers is not None:
         options["g_mapping_kwargs"] = {"num_layers": config.mapping_layers}
+    if config.mbstd_group is not None:
+        options["d_mbstd_group_size"] = config.mbstd_group or None
+    options |= _precision(config) | _equivariance(config) | _conditions(config, classes)
+    if config.dropout is not None:
+        options["d_dropout"] = config.dropout
+    name = "dcgan-autoencoder" if config.model == "dcgan" and objective(config.objective).error else config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            networks = models.build(config.model, resolution=config.resolution, channels=channels, **options)
+            networks = models.build(name, resolution=config.resolution, channels=channels, **options)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model {config.model}: {error}") from error
-    _check_fit(config, *networks)
+        _check_fit(config, *networks)
+        if config.orthogonal_init:
+            for network in networks:
+                orthogonal_(network)
+        if config.spectral_norm:
+            networks = networks[0], SpectralDiscriminator(networks[1])
     return networks
+
+
+class SpectralDiscriminator(SpectralNorm):
+    """A discriminator whose weights are divided by their largest singular values."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.config = {**module.config, "spectral_norm": True}
+
+
+def _conditions(config: TrainConfig, classes: int) -> dict[str, Any]:
+    """Constructor arguments of networks that take classes or codes, or tell them."""
+    if config.objective == "infogan":
+        options = {"d_heads": config.categories + 2 * config.codes, "d_head_width": 128}
+        return {"g_c_dim": config.categories + config.codes, **options}
+    if config.objective == "began":
+        return {"d_power": 1}
+    if not classes:
+        return {}
+    if config.model in ("progan", "stylegan"):
+        return {"c_dim": classes, "d_conditioning": "acgan" if config.objective == "acgan" else "select"}
+    return {"g_c_dim": classes, "d_heads" if config.objective == "acgan" else "d_c_dim": classes}
+
+
+def _precision(config: TrainConfig) -> dict[str, Any]:
+    known = "num_fp16_res" in inspect.signature(models.MODELS[config.model][0]).parameters
+    if config.precision in ("float32", "float64"):
+        return {"num_fp16_res": 0} if known else {}
+    if not known:
+        raise ConfigError(
+            f"precision is {config.precision}, and model {config.model} has no 16-bit blocks; take float32"
+        )
+    devices = ("cuda", "cpu") if config.half_on_cpu else ("cuda",)
+    return {"num_fp16_res": config.half_resolutions, "half_dtype": config.precision, "half_devices": devices}
+
+
+def _equivariance(config: TrainConfig) -> dict[str, Any]:
+    """StyleGAN3-R: 1x1 convolutions, radial filters, twice the channels; its discriminator is T's."""
+    if config.equivariance == "t":
+        return {}
+    if config.model != "stylegan3":
+        raise ConfigError(f"equivariance is 'r', and model {config.model} knows none; take stylegan3")
+    base = {"g_channel_base": 65536} if config.width is None else {"g_width": 2 * config.width}
+    most = {"g_channel_max": 1024} if config.max_width is None else {"g_max_width": 2 * config.max_width}
+    return {"g_conv_kernel": 1, "g_use_radial_filters": True, **base, **most}
 
 
 def _check_fit(config: TrainConfig, generator: nn.Module, discriminator: nn.Module) -> None:
@@ -82,7 +144,7 @@ def read(path: Path, kind: str = "training") -> tuple[Path, dict[str, Any], Trai
 def load_networks(file: Path, state: dict[str, Any], config: TrainConfig) -> tuple[nn.Module, nn.Module]:
     """The networks of a checkpoint's configuration, checked against what the checkpoint was written by."""
     try:
-        generator, discriminator = build(config, state["channels"])
+        generator, discriminator = build(config, state["channels"], len(state["class_names"]))
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
     for module, name in ((generator, "generator"), (discriminator, "discriminator")):

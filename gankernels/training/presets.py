@@ -34,6 +34,7 @@ _STYLEGAN2 = TrainConfig(
     r1=10.0,
     path_length=2.0,
     mixing=0.9,
+    precision="float16",
     lr=2e-3,
     betas=(0.0, 0.99),
     batch=32,
@@ -44,6 +45,7 @@ _STYLEGAN3 = TrainConfig(
     r1=2.0,
     lr=2.5e-3,
     d_lr=2e-3,
+    precision="float16",
     betas=(0.0, 0.99),
     batch=32,
     images=25_000_000,
@@ -70,12 +72,13 @@ PRESETS = {
     "stylegan-small": replace(_STYLEGAN, **_SMALL_W, fade_images=60_000, stable_images=60_000),
     "stylegan2-small": replace(_STYLEGAN2, **_SMALL_W, r1=1.0, mixing=0.0),
     "stylegan2-ada": replace(_STYLEGAN2, lr=2.5e-3, mixing=0.0, mirror=True, augment="bgc"),
+    "stylegan3-r": replace(_STYLEGAN3, equivariance="r", blur=10.0),
     "stylegan3-small": replace(_STYLEGAN3, **_SMALL_W, r1=1.0),
 }
 """Named starting points of `gankernels train --preset NAME`; every field can still be set."""
 
 PresetName = Literal[
     "demo", "dcgan", "progan", "stylegan", "stylegan2", "stylegan3",
-    "progan-small", "stylegan-small", "stylegan2-small", "stylegan2-ada", "stylegan3-small",
+    "progan-small", "stylegan-small", "stylegan2-small", "stylegan2-ada", "stylegan3-r", "stylegan3-small",
 ]  # fmt: skip
 """The keys of PRESETS, as the command line needs them."""

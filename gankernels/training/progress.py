@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from gankernels.errors import need
+from gankernels.training.processes import environment
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class PlainProgress:
         pass
 
 
+class Silent:
+    """Of the processes that are not the first."""
+
+    def update(self, status: Status) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class RichProgress:
     """A bar with losses, images a second and the time left."""
 
@@ -85,7 +99,9 @@ class RichProgress:
 
 
 def make_progress() -> Progress:
-    """The bar where stdout is a terminal, plain lines where it is not."""
+    """The bar where stdout is a terminal, plain lines where it is not; nothing in a process that is not the first."""
+    if environment()[0] > 0:
+        return Silent()
     return RichProgress() if sys.stdout.isatty() else PlainProgress()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import shutil
 import signal
@@ -17,13 +18,15 @@ import torch
 
 import gankernels
 from gankernels import data
-from gankernels.errors import CheckpointError, ConfigError, TrainingDiverged
+from gankernels.errors import CheckpointError, ConfigError, InputError, ProcessLost, TrainingDiverged
 from gankernels.training import pictures
 from gankernels.training.checkpoint import all_checkpoints, checkpoint_path, save, tidy
+from gankernels.training.conditions import class_count
 from gankernels.training.config import TrainConfig, resumed
 from gankernels.training.metrics_log import MetricsLog, read_metrics
 from gankernels.training.networks import build, load_networks, read
-from gankernels.training.progress import Progress, Speed, Status
+from gankernels.training.processes import Processes, joined
+from gankernels.training.progress import Progress, Silent, Speed, Status
 from gankernels.training.trainer import Trainer
 
 SAMPLES = 64
@@ -47,6 +50,7 @@ def train(config: TrainConfig, progress: Progress, *, resume: Path | None = None
     samples-over-time.png and curves.png.
 
     SIGINT (Ctrl-C) and SIGTERM end the run after the step in hand with a checkpoint; a second Ctrl-C ends it at once.
+    Started by torchrun it is one run of all processes, of which the first writes the files and shows progress.
 
     Args:
         config: the run; on resuming it may differ from the checkpoint's in `FREE_ON_RESUME` alone.
@@ -58,23 +62,34 @@ def train(config: TrainConfig, progress: Progress, *, resume: Path | None = None
         InputError: the run cannot start, said before its first step.
         TrainingDiverged: a loss or gradient became NaN or infinite; the message names step, parameter and the last
             checkpoint, which is kept.
+        ProcessLost: another process ended or hangs.
     """
     try:
-        with contextlib.nullcontext() if config.backend == "auto" else gankernels.backend(config.backend):
-            run = _start(config, progress, resume, overwrite)
+        config.check()
+        with (
+            contextlib.nullcontext() if config.backend == "auto" else gankernels.backend(config.backend),
+            joined(config.device, config.process_timeout) as processes,
+        ):
+            try:
+                run = _start(config, progress if processes.first else Silent(), resume, overwrite, processes)
+            except InputError as error:
+                processes.agree(error)
+                raise
+            processes.agree(None, run.fact())
+            processes.lead(run.prepare)
             with _interruptible() as interrupted:
                 return run.go(interrupted)
     finally:
         progress.close()
 
 
-def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwrite: bool) -> _Run:
-    config.check()
+def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwrite: bool, processes: Processes) -> _Run:
     config.torch_device()
     folder = config.folder()
     if resume is None:
         channels = config.channels or data.default_channels(config.data)
-        networks = build(config, channels)
+        images = data.load(config.data, resolution=config.resolution, channels=channels) if config.classes else None
+        networks = build(config, channels, class_count(config, images) if config.classes else 0)
         if all_checkpoints(folder) and not overwrite:
             raise ConfigError(
                 f"{folder} already holds a run; continue it with --resume {folder}, replace it with --overwrite, "
@@ -91,11 +106,12 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
                 f"{folder} holds the newer checkpoint {newest[0].name}; resume that one, or branch off from "
                 f"{file.name} with --out FOLDER"
             )
-    images = data.load(config.data, resolution=config.resolution, channels=channels)
+    if resume is not None or images is None:
+        images = data.load(config.data, resolution=config.resolution, channels=channels)
     for note in images.notes:
         progress.say(note)
     torch.manual_seed(config.seed)
-    trainer = Trainer(config, images, *networks)
+    trainer = Trainer(config, images, *networks, processes)
     _check_backend(trainer)
     seconds, history = 0.0, []
     if resume is not None:
@@ -104,23 +120,40 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         seconds = state["seconds"]
         history = read_metrics(file.parent.parent / "metrics.jsonl", until=trainer.step_count)
         progress.say(f"resuming {file} at step {trainer.step_count}, {trainer.images} images")
-    elif overwrite:
-        _clear(folder)
-    try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); name another folder with --out") from error
-    for path in (folder / "samples").glob("*.png"):
-        if path.stem.isdigit() and int(path.stem) > trainer.step_count:
-            path.unlink()
-    (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-    return _Run(trainer, folder, MetricsLog(folder, history), progress, seconds)
+    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None)
 
 
 class _Run:
-    def __init__(self, trainer: Trainer, folder: Path, log: MetricsLog, progress: Progress, seconds: float) -> None:
-        self.trainer, self.folder, self.log, self.progress = trainer, folder, log, progress
+    """A run in the memory of one process; of several the first alone has `log`, and calls what writes files."""
+
+    def __init__(
+        self, trainer: Trainer, folder: Path, progress: Progress, seconds: float, history: list, clear: bool
+    ) -> None:
+        self.trainer, self.folder, self.progress = trainer, folder, progress
+        self.processes, self.history, self.clear = trainer.processes, history, clear
+        self.log: MetricsLog | None = None
         self.before, self.began = seconds, time.monotonic()
+
+    def fact(self) -> str:
+        """What all processes must have in common, in a line."""
+        settings = json.dumps(self.trainer.config.to_json())
+        run = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
+        return f"configuration {run}, data {self.trainer.data.digest()}, step {self.trainer.step_count}"
+
+    def prepare(self) -> None:
+        """Make the folder ready."""
+        folder, config = self.folder, self.trainer.config
+        if self.clear:
+            _clear(folder)
+        try:
+            (folder / "samples").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder} ({error.strerror}); name another folder with --out") from error
+        for path in (folder / "samples").glob("*.png"):
+            if path.stem.isdigit() and int(path.stem) > self.trainer.step_count:
+                path.unlink()
+        (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+        self.log = MetricsLog(folder, self.history)
 
     @property
     def seconds(self) -> float:
@@ -133,38 +166,47 @@ class _Run:
         speed = Speed(trainer.images)
         saved = None
         try:
+            lead = self.processes.lead
             if trainer.step_count == 0:
-                self.draw()
-            while trainer.step_count < config.steps and self.seconds < limit and not interrupted.is_set():
+                lead(self.draw)
+            while trainer.step_count < config.steps:
+                stopped, late = self.processes.sums([interrupted.is_set(), self.seconds >= limit])
+                if stopped or late:
+                    break
                 before = trainer.images
                 self.step()
                 if _passed(config.log_every, before, trainer.images):
                     self.show(speed, limit)
                 if _passed(config.sample_every, before, trainer.images):
-                    self.draw()
+                    lead(self.draw)
                 if _passed(config.checkpoint_every, before, trainer.images):
-                    saved = self.save()
-            if saved != checkpoint_path(self.folder, trainer.step_count):
-                saved = self.save()
-            stopped = interrupted.is_set() and trainer.step_count < config.steps
+                    lead(self.save)
+                    saved = trainer.step_count
+            if saved != trainer.step_count:
+                lead(self.save)
+            stopped = self.processes.any(interrupted.is_set()) and trainer.step_count < config.steps
             if not stopped:
-                self.finish()
+                lead(self.finish)
         finally:
-            self.log.close()
-        return Result(self.folder, saved, trainer.step_count, trainer.images, self.seconds, stopped)
+            if self.log is not None:
+                self.log.close()
+        newest = checkpoint_path(self.folder, trainer.step_count)
+        return Result(self.folder, newest, trainer.step_count, trainer.images, self.seconds, stopped)
 
     def step(self) -> None:
         try:
             self.trainer.step()
-        except TrainingDiverged as error:
+        except (TrainingDiverged, ProcessLost) as error:
             kept = all_checkpoints(self.folder)[-1:]
             where = f"the last good checkpoint is {kept[0]}" if kept else "there was no checkpoint yet"
-            raise TrainingDiverged(f"{error}; {where}") from error
+            raise type(error)(f"{error}; {where}") from error
 
     def show(self, speed: Speed, limit: float) -> None:
         trainer = self.trainer
         rate = speed.at(trainer.images)
         means = trainer.take_metrics()
+        if self.log is None:
+            return
         line = {"step": trainer.step_count, "images": trainer.images, **means}
         self.log.write(line | {"images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})
         total = trainer.config.steps * trainer.config.images_per_step
@@ -179,11 +221,10 @@ class _Run:
         image.save(self.folder / "samples" / f"{trainer.step_count:08}.png")
         self.log.picture("samples", image, trainer.step_count)
 
-    def save(self) -> Path:
+    def save(self) -> None:
         path = checkpoint_path(self.folder, self.trainer.step_count)
         save(path, self.trainer.state() | {"seconds": self.seconds})
         tidy(self.folder, self.trainer.config.keep)
-        return path
 
     def finish(self) -> None:
         """The last grid, the curves and the history of the samples."""
@@ -214,9 +255,10 @@ def _check_backend(trainer: Trainer) -> None:
     if reason is not None:
         raise ConfigError(f"--backend {trainer.config.backend} cannot run: {reason}")
     network = copy.deepcopy(trainer.discriminator).eval()
+    c = trainer.conditions.in_turn(1) if trainer.config.judges_classes else None
     try:
         with torch.no_grad():
-            network(trainer.samples(1))
+            network(trainer.samples(1), *([] if c is None else [c]))
     except RuntimeError as error:
         raise ConfigError(f"--backend {trainer.config.backend}: {error}") from error
 

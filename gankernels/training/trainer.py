@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +12,21 @@ from torch import Tensor, nn
 from gankernels import _backend
 from gankernels.data import ImageData, Sampler
 from gankernels.data.dataset import keyed_generator
-from gankernels.errors import CheckpointError, TrainingDiverged
-from gankernels.losses import clip_weights_, drift, objective, path_length, r1_penalty
+from gankernels.errors import CheckpointError
+from gankernels.losses import clip_weights_, moved
 from gankernels.models.progan import shrink
-from gankernels.training.adaptive import FAKE, GENERATOR, R1, REAL, AdaptiveAugment
-from gankernels.training.checkpoint import load_module, rng_state, set_rng_state
+from gankernels.training.adaptive import AdaptiveAugment
+from gankernels.training.blur import Blur
+from gankernels.training.checkpoint import load_module
+from gankernels.training.conditions import Conditions
 from gankernels.training.config import TrainConfig
+from gankernels.training.descent import Descent
 from gankernels.training.ema import Ema
+from gankernels.training.game import Game, Minibatch, path_penalty
 from gankernels.training.growth import stage
-from gankernels.training.styles import forward, mixed_styles
+from gankernels.training.processes import Processes
+from gankernels.training.shares import Share, Shares
+from gankernels.training.styles import averages, forward, mixed_styles
 
 METRICS = ("d_loss", "g_loss", "d_real", "d_fake")
 
@@ -26,21 +34,35 @@ METRICS = ("d_loss", "g_loss", "d_real", "d_fake")
 class Trainer:
     """Networks, optimisers, moving average and data cursor of a run.
 
-    Latents depend on (seed, step) and the order of the data on (seed, epoch), so that two runs of one configuration
-    draw the same whatever was resumed in between. Layers that draw (dropout) use torch's global generators, whose
-    state is part of `state`.
+    Every draw depends on (seed, step, the sample's place in the batch) and the order of the data on (seed, epoch), so
+    that two runs of one configuration draw the same whatever was resumed in between, however many `processes` there
+    are and in however many rounds (config.accumulate) each runs its samples. All processes hold the same state.
+
+    Raises: ConfigError where the batch cannot be shared out so.
     """
 
-    def __init__(self, config: TrainConfig, data: ImageData, generator: nn.Module, discriminator: nn.Module) -> None:
-        self.config, self.data = config, data
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: ImageData,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        processes: Processes | None = None,
+    ) -> None:
+        self.config, self.data, self.processes = config, data, processes or Processes()
         self.device = config.torch_device()
-        self.generator = generator.to(self.device).train()
-        self.discriminator = discriminator.to(self.device).train()
-        self.objective = objective(config.objective)
-        self.g_optimiser = _adam(self.generator, config, config.lr, config.path_length, config.path_length_every)
-        self.d_optimiser = _adam(self.discriminator, config, config.d_lr or config.lr, config.r1, config.r1_every)
-        self.mean_path = torch.zeros(1, device=self.device)
-        self.augment = AdaptiveAugment(config, self.device)
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.generator = generator.to(self.device, self.dtype).train()
+        self.discriminator = discriminator.to(self.device, self.dtype).train()
+        self.shares = Shares(config, self.generator, self.discriminator, self.processes, self.device)
+        descents = config, self.device, self.processes
+        self.g_descent = Descent(self.generator, *descents, config.lr, config.path_length, config.path_length_every)
+        squared = config.r1 or config.r2
+        self.d_descent = Descent(self.discriminator, *descents, config.d_lr or config.lr, squared, config.r1_every)
+        self.conditions = Conditions(config, data, self.device, self.dtype)
+        self.mean_path = torch.zeros(1, device=self.device, dtype=self.dtype)
+        self.augment = AdaptiveAugment(config, self.device, self.processes)
+        self.game = Game(config, self.generator, self.discriminator, self.augment, Blur(config))
         self.ema = Ema(self.generator, config.ema, config.ema_rampup)
         self.sampler = Sampler(len(data), config.seed, mirror=config.mirror)
         self.step_count = 0
@@ -60,50 +82,28 @@ class Trainer:
     def step(self) -> None:
         """`d_steps` discriminator steps on separate real and generated minibatches, then a generator step.
 
-        The generator learns from the last of those generated minibatches, whose graph is still there. Lazy regularisers
-        take a step of their own after either, their gradient multiplied by their interval.
+        The generator learns from the last of those generated minibatches: through its graph, which is still there, or
+        where a batch is run in rounds through the same images made again. Lazy regularisers take a step of their own
+        after either, their gradient multiplied by their interval.
 
         Raises:
             TrainingDiverged: a loss or a gradient is not finite; the weights are those of before its optimiser step.
+                With 16 bits such a step is skipped, see `Descent`.
+            ProcessLost: another process is gone.
         """
-        config, number = self.config, self.step_count + 1
         self._grow()
-        for k in range(config.d_steps):
-            turn = self.step_count * config.d_steps + k
-            real = self._real()
-            z = self.latents("latents", config.batch, turn)
-            with torch.set_grad_enabled(k == config.d_steps - 1):
-                fake = forward(self.generator, z, config, keyed_generator("mixing", config.seed, turn))
-            of_real, of_fake = (self.augment.before(self.discriminator, turn, call) for call in (REAL, FAKE))
-            real_logits, fake_logits = of_real(real), of_fake(fake.detach())
-            self.augment.observe(real_logits, turn)
-            d_loss = self.objective.discriminator(real_logits, fake_logits)
-            whose = f"step {number}: the discriminator's"
-            total = self._penalised(d_loss, real, real_logits, fake, turn)
-            self._descend(self.d_optimiser, self.discriminator, total, whose)
-            if config.r1 and config.r1_every > 1 and turn % config.r1_every == 0:
-                judge = self.augment.before(self.discriminator, turn, R1)
-                penalty = r1_penalty(judge, real, config.r1 * config.r1_every)
-                self._descend(self.d_optimiser, self.discriminator, penalty, whose + " R1")
-            if config.weight_clip is not None:
-                clip_weights_(self.discriminator, config.weight_clip)
+        self.game.at(self.images)
+        for k in range(self.config.d_steps):
+            turn = self.step_count * self.config.d_steps + k
+            batch = self._minibatch(turn, learn=k == self.config.d_steps - 1)
+            d_values = self._train_discriminator(batch)
+        g_loss = self._train_generator(batch)
 
-        self.discriminator.requires_grad_(False)  # its weight gradients are not wanted here, so nothing computes them
-        judge = self.augment.before(self.discriminator, turn, GENERATOR)
-        g_loss = self.objective.generator(judge(fake))
-        total, whose, every = g_loss, f"step {number}: the generator's", config.path_length_every
-        if config.path_length and every == 1:
-            total = total + self._path_length(config.path_length)
-        self._descend(self.g_optimiser, self.generator, total, whose)
-        self.discriminator.requires_grad_(True)
-        if config.path_length and every > 1 and self.step_count % every == 0:
-            penalty = self._path_length(config.path_length * every)
-            self._descend(self.g_optimiser, self.generator, penalty, whose + " path length")
-
-        self.step_count = number
-        self.ema.update(self.generator, config.images_per_step, self.images)
-        values = torch.stack([d_loss, g_loss, real_logits.mean(), fake_logits.mean()]).detach().tolist()
-        self.sums = [total + value for total, value in zip(self.sums, values, strict=True)]
+        self.step_count += 1
+        self.ema.update(self.generator, self.config.images_per_step, self.images)
+        d_loss, d_real, d_fake = d_values
+        values = self.processes.sums(torch.stack([d_loss, g_loss, d_real, d_fake]).tolist())
+        self.sums = [a + b for a, b in zip(self.sums, values, strict=True)]
         self.summed += 1
 
     def _grow(self) -> None:
@@ -111,56 +111,118 @@ class Trainer:
             for network in (self.generator, self.ema.module, self.discriminator):
                 network.grow(*stage(self.config, self.images))
 
-    def _real(self) -> Tensor:
-        """The next real images, as those that the generator makes at its stage."""
+    def _minibatch(self, turn: int, learn: bool) -> Minibatch:
+        """This process's real images of the next batch, and its generated ones, with a graph where the generator is
+        to `learn` from them."""
+        shares, rounds = self.shares, self.shares.rounds
         indices, mirrored = self.sampler.next(self.config.batch)
-        real = self.data.batch(indices, mirrored).to(self.device)
+        real, c = self._real(indices, mirrored), self.conditions.of_images(indices, turn)
+        with torch.set_grad_enabled((learn and len(rounds) == 1) or self.config.consensus > 0):
+            passes = [shares.local] if averages(self.generator) else rounds
+            fakes = [self._fake(turn, share, c, update_emas=i == 0) for i, share in enumerate(passes)]
+        return Minibatch(turn, shares.local, real, fakes[0] if len(fakes) == 1 else torch.cat(fakes), c)
+
+    def _fake(self, turn: int, share: Share, c: Tensor | None, *, update_emas: bool) -> Tensor:
+        z = self.latents("latents", self.config.batch, turn)
+        draws = keyed_generator("mixing", self.config.seed, turn)
+        keys = share.keys("noise", self.config.seed, turn)
+        return forward(self.generator, z, self.config, draws, share, keys, c, update_emas=update_emas)
+
+    def _real(self, indices: Tensor, mirrored: Tensor | None) -> Tensor:
+        """This process's of these real images, as those that the generator makes at its stage."""
+        mine = self.shares.local
+        real = self.data.batch(mine.of(indices), None if mirrored is None else mine.of(mirrored))
+        real = real.to(self.device, self.dtype)
         if self.config.grow_from is None:
             return real
         resolution, alpha = self.generator.grown
         return shrink(real, self.generator.sizes[resolution], alpha)
 
-    def _penalised(self, loss: Tensor, real: Tensor, real_logits: Tensor, fake: Tensor, turn: int) -> Tensor:
-        """The discriminator's loss and what is added to it in every step."""
-        config, judge = self.config, self.augment.before(self.discriminator, turn, R1)
-        if config.drift:
-            loss = loss + drift(real_logits, config.drift)
-        if self.objective.penalty is not None:
-            draws = keyed_generator("penalty", config.seed, turn)
-            loss = loss + self.objective.penalty(judge, real, fake.detach(), None, draws)
-        if config.r1 and config.r1_every == 1:
-            loss = loss + r1_penalty(judge, real, config.r1)
-        return loss
+    def _train_discriminator(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns this process's share of the mean loss and logits."""
+        config, whose = self.config, f"step {self.step_count + 1}: the discriminator's"
+        parts, judged = batch.split(self.shares.rounds), []
 
-    def _path_length(self, weight: float) -> Tensor:
-        """The penalty on half a batch of its own latents."""
-        config = self.config
-        z = self.latents("path length", max(config.batch // 2, 1), self.step_count)
-        draws = keyed_generator("path noise", config.seed, self.step_count)
-        ws = mixed_styles(self.generator, z, config, draws)
-        return path_length(self.generator.synthesis, ws, self.mean_path, weight, generator=draws)
+        def losses() -> Iterator[Tensor]:
+            for part in parts:
+                judged.append(self.game.judge(part))
+                yield judged[-1].total
+                judged[-1] = judged[-1].detached()
 
-    def _descend(self, optimiser: torch.optim.Optimizer, module: nn.Module, loss: Tensor, whose: str) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        largest = torch._foreach_norm(gradients, float("inf"))
-        if not torch.isfinite(torch.stack([loss.detach().float(), *(one.float() for one in largest)])).all():
-            raise TrainingDiverged(f"{whose} {_first_not_finite(module, loss)}")
-        optimiser.step()
+        self.d_descent.step(losses(), whose)
+        real, fake = (torch.cat([getattr(one, name) for one in judged]) for name in ("real_logits", "fake_logits"))
+        self.augment.observe(real, batch.turn)
+        if (config.r1 or config.r2) and config.r1_every > 1 and batch.turn % config.r1_every == 0:
+            self.d_descent.step((self.game.lazy_penalty(part) for part in parts), whose + " R1")
+        if config.weight_clip is not None:
+            clip_weights_(self.discriminator, config.weight_clip)
+        means = real.mean() * batch.share.weight, fake.mean() * batch.share.weight
+        if config.objective == "began":
+            self.game.balance.update(*torch.tensor(self.processes.sums([mean.item() for mean in means])))
+        return sum(one.loss for one in judged), *means
+
+    def _train_generator(self, batch: Minibatch) -> Tensor:
+        """Returns this process's share of the mean loss."""
+        config, whose = self.config, f"step {self.step_count + 1}: the generator's"
+        every, parts, seen = config.path_length_every, batch.split(self.shares.rounds), []
+
+        def losses() -> Iterator[Tensor]:
+            for part in parts:
+                if len(parts) > 1 or config.consensus:  # consensus has used that graph up
+                    part = replace(part, fake=self._fake(part.turn, part.share, part.conditions, update_emas=False))
+                loss, total = self.game.deceive(part)
+                seen.append(loss.detach())
+                yield total
+            if config.path_length and every == 1:
+                yield from self._path_penalties(config.path_length)
+
+        # Its weight gradients are not wanted here, so nothing computes them; in consensus both players' are the loss.
+        self.discriminator.requires_grad_(config.consensus > 0)
+        self.g_descent.step(losses(), whose)
+        self.discriminator.requires_grad_(True)
+        if config.path_length and every > 1 and self.step_count % every == 0:
+            self.g_descent.step(self._path_penalties(config.path_length * every), whose + " path length")
+        return sum(seen)
+
+    def _path_penalties(self, weight: float) -> Iterator[Tensor]:
+        """The penalty on half a batch of its own latents, a share a round.
+
+        Its target is the mean over all, so that several rounds measure the lengths first, without a graph.
+        """
+        size, step = max(self.config.batch // 2, 1), self.step_count
+        shares, _ = self.shares.split(size)
+        z, c = self.latents("path length", size, step), self.conditions.drawn("path conditions", size, step)
+
+        def lengths(share: Share) -> Tensor:
+            draws = keyed_generator("path noise", self.config.seed, step)
+            return self.game.path_lengths(share, mixed_styles(self.generator, z, self.config, draws, c), step)
+
+        with torch.set_grad_enabled(len(shares) == 1):
+            found = [lengths(share) for share in shares]
+        everything = self.processes.total(torch.cat(found).detach().sum()) / size
+        target = moved(self.mean_path, everything)
+        for share in shares:
+            yield path_penalty(found.pop() if len(shares) == 1 else lengths(share), target, share, weight)
 
     def take_metrics(self) -> dict[str, float]:
-        """Mean losses and logits since the last call."""
+        """Mean losses and logits since the last call, of the whole batches."""
         means = {name: total / max(self.summed, 1) for name, total in zip(METRICS, self.sums, strict=True)}
         self.sums, self.summed = [0.0] * len(METRICS), 0
-        return means
+        return means | self._skipped()
+
+    def _skipped(self) -> dict[str, float]:
+        """Steps that 16 bits overflowed in, since the run began."""
+        if not self.g_descent.halves:
+            return {}
+        return {"g_skipped": self.g_descent.skipped, "d_skipped": self.d_descent.skipped}
 
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
         """Images [count, C, R, R] of the averaged generator from latents that stay the same over the run."""
         self._grow()
-        z = self.latents("fixed", count)
-        return torch.cat([self.ema.module.display(part) for part in z.split(self.config.batch)])
+        z, c, batch = self.latents("fixed", count), self.conditions.in_turn(count), self.config.batch
+        parts = zip(z.split(batch), [None] * count if c is None else c.split(batch), strict=False)
+        return torch.cat([self.ema.module.display(*part) for part in parts])
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as `gankernels.training.checkpoint.save` takes it."""
@@ -169,6 +231,7 @@ class Trainer:
             "config": self.config.to_json(),
             "channels": self.data.channels,
             "data": self.data.digest(),
+            "class_names": list(self.data.class_names) if self.config.classes else [],
             "generator_config": self.generator.config,
             "discriminator_config": self.discriminator.config,
             "torch": self._arithmetic(),
@@ -176,14 +239,14 @@ class Trainer:
             "sampler": self.sampler.state(),
             "sums": self.sums,
             "summed": self.summed,
-            "rng": rng_state(),
             "mean_path": self.mean_path,
+            "balance": self.game.balance.k,
             "augment": self.augment.state(),
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.ema.module.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
-            "g_optimiser": self.g_optimiser.state_dict(),
-            "d_optimiser": self.d_optimiser.state_dict(),
+            "g_descent": self.g_descent.state(),
+            "d_descent": self.d_descent.state(),
         }
 
     def load(self, state: dict[str, Any], name: str) -> list[str]:
@@ -201,20 +264,20 @@ class Trainer:
             load_module(self.generator, state["generator"], f"{name} (generator)")
             load_module(self.ema.module, state["average"], f"{name} (average)")
             load_module(self.discriminator, state["discriminator"], f"{name} (discriminator)")
-            self.g_optimiser.load_state_dict(state["g_optimiser"])
-            self.d_optimiser.load_state_dict(state["d_optimiser"])
+            self.g_descent.load(state["g_descent"])
+            self.d_descent.load(state["d_descent"])
             self.sampler = Sampler(len(self.data), self.config.seed, mirror=self.config.mirror, **state["sampler"])
             self.step_count, self.sums, self.summed = state["step"], state["sums"], state["summed"]
             self.mean_path.copy_(state["mean_path"])
             self.augment.load(state["augment"])
-            set_rng_state(state["rng"])
+            self.game.balance.k = state["balance"]
             before = state["torch"]
         except KeyError as error:
             raise CheckpointError(f"{name} lacks {error}; it is incomplete, take another checkpoint") from error
         now = self._arithmetic()
         if now == before:
             return []
-        what = "torch, threads, device, backend and CPU kernels"
+        what = "torch, threads, device, backend, CPU kernels, processes and rounds"
         return [f"not bit for bit: saved by {what} {before}, continued by {now}"]
 
     def _arithmetic(self) -> list[str | int]:
@@ -222,20 +285,5 @@ class Trainer:
         backend = _backend.preferred(self.device)
         return [
             *(torch.__version__, torch.get_num_threads(), self.device.type),
-            *(backend, _backend.cpu_capability()),
+            *(backend, _backend.cpu_capability(), self.processes.world, self.config.accumulate),
         ]
-
-
-def _adam(module: nn.Module, config: TrainConfig, lr: float, weight: float, every: int) -> torch.optim.Adam:
-    """Adam; where a regulariser takes a step of its own every `every` steps, lr and betas are those of as many fewer.
-
-    Karras et al. 2019, arXiv 1912.04958, appendix B.
-    """
-    share = every / (every + 1) if weight and every > 1 else 1.0
-    return torch.optim.Adam(module.parameters(), lr=lr * share, betas=tuple(beta**share for beta in config.betas))
-
-
-def _first_not_finite(module: nn.Module, loss: Tensor) -> str:
-    bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    gradient = f"the first gradient that is not finite is that of {bad[0]}" if bad else "all gradients are finite"
-    return f"loss is {loss.item():g}; {gradient}"

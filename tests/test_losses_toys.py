@@ -1,0 +1,282 @@
+"""Every objective and regulariser trains a toy in the plane to what it is for."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import one_hot
+
+from gankernels import losses
+from gankernels.lab.toy import ToyRun, dense, play
+from gankernels.nn import SpectralNorm
+from gankernels.training.ema import Ema
+
+CENTRE = torch.tensor([3.0, 1.0])
+SHAPE = ToyRun("gan", hidden=32)
+
+
+def cloud(n, generator):
+    return CENTRE + 0.4 * torch.randn(n, 2, generator=generator)
+
+
+def off(points):
+    """Distance of the points' mean from the data's."""
+    return (points.mean(0) - CENTRE).norm().item()
+
+
+def last(run, data, steps, seed=0):
+    *_, moment = itertools.islice(play(run, data, steps, seed), steps)
+    return moment
+
+
+LOGITS = ["gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "hinge"]
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_objectives_of_logits_find_the_data(name):
+    """They turn about the data; the mean over the second half of the way lies on them."""
+    wgan = {"lr": 2e-3, "betas": (0.0, 0.9), "d_steps": 2} if name == "wgan" else {}
+    run = ToyRun(name, **{"hidden": 32, "lr": 1e-3, "d_steps": 5, **wgan})
+    means = torch.stack([moment.samples(200).mean(0) for moment in play(run, cloud, 240)])
+    assert off(means[:1]) > 2.5
+    assert off(means[120:]) < 0.8
+
+
+def test_every_objective_is_in_a_toy():
+    assert {*LOGITS, "cgan", "acgan", "infogan", "ebgan", "began"} == set(losses.OBJECTIVES)
+
+
+def descend(players, total, steps, lr=3e-3):
+    """Adam on each (module's parameters, loss function) in turn; `total` counts the steps for the losses."""
+    optimisers = [torch.optim.Adam(parameters, lr, (0.5, 0.9)) for parameters, _ in players]
+    for _ in range(steps):
+        for optimiser, (_, loss) in zip(optimisers, players, strict=True):
+            optimiser.zero_grad()
+            loss().backward()
+            optimiser.step()
+        total()
+
+
+@pytest.mark.parametrize("name", ["cgan", "acgan", "infogan"])
+def test_conditions_are_obeyed(name):
+    """Two clusters: with classes each has its own; infogan's code finds them without."""
+    torch.manual_seed(0)
+    draws = torch.Generator().manual_seed(1)
+    centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
+    g = dense(2 + 2, 2, SHAPE)
+    d = dense(2 + 2 * (name == "cgan"), 1 if name == "cgan" else 1 + 2, SHAPE)
+    game = losses.objective(name)
+
+    def real(n=128):
+        c = torch.randint(2, (n,), generator=draws)
+        return centres[c] + 0.3 * torch.randn(n, 2, generator=draws), one_hot(c, 2).float()
+
+    def fake(c):
+        return g(torch.cat([torch.randn(len(c), 2, generator=draws), c], 1))
+
+    def judged(x, c):
+        if name == "cgan":
+            return d(torch.cat([x, c], 1)), None
+        y = d(x)
+        return y[:, :1], y[:, 1:]
+
+    def head(said, c):
+        return {"acgan": losses.acgan, "infogan": losses.infogan_categorical}[name](said, c) if said is not None else 0
+
+    def d_loss():
+        x, c = real()
+        of_real, of_fake = judged(x, c), judged(fake(c).detach(), c)
+        loss = game.discriminator(of_real[0], of_fake[0]) + head(of_fake[1], c)
+        if name == "acgan":
+            loss = loss + head(of_real[1], c)
+        return loss + losses.r1_penalty(lambda at: judged(at, c)[0], x, 0.1)
+
+    def g_loss():
+        c = real()[1]
+        logits, said = judged(fake(c), c)
+        return game.generator(logits) + head(said, c)
+
+    # The head learns with the generator too, as in InfoGAN.
+    descend([(d.parameters(), d_loss), (g.parameters(), g_loss)], lambda: None, 400)
+    with torch.no_grad():
+        means = torch.stack([fake(one_hot(torch.full((300,), k), 2).float()).mean(0) for k in (0, 1)])
+    if name == "infogan" and means[0, 0] > means[1, 0]:
+        means = means.flip(0)  # which code means which is its own affair
+    assert (means - centres).norm(dim=1).max() < 1.0
+
+
+@pytest.mark.parametrize("name", ["ebgan", "began"])
+def test_energies_find_the_data(name):
+    torch.manual_seed(0)
+    draws = torch.Generator().manual_seed(1)
+    g, encode, decode = dense(2, 2, SHAPE), dense(2, 2, SHAPE), dense(2, 2, SHAPE)
+    balance = losses.Began(gamma=0.7, rate=0.02)
+    seen = {}
+
+    def error(x):
+        return (decode(encode(x)) - x).abs().mean(1)
+
+    def fake(n=128):
+        return g(torch.randn(n, 2, generator=draws))
+
+    def d_loss():
+        seen["real"], seen["fake"] = error(cloud(128, draws)), error(fake().detach())
+        if name == "began":
+            return balance.discriminator(seen["real"], seen["fake"])
+        return losses.ebgan_discriminator(seen["real"], seen["fake"], margin=1.0)
+
+    def g_loss():
+        x = fake()
+        pull = losses.pulling_away(encode(x)) * 0.1 if name == "ebgan" else 0
+        return losses.objective(name).generator(error(x)) + pull
+
+    def update():
+        if name == "began":
+            seen["measure"] = balance.update(seen["real"], seen["fake"])
+
+    both = [*encode.parameters(), *decode.parameters()]
+    descend([(both, d_loss), (g.parameters(), g_loss)], update, 400)
+    with torch.no_grad():
+        assert error(cloud(300, draws)).mean() < 0.6
+        assert off(fake(300)) < 1.0
+    if name == "began":
+        assert 0 < balance.k < 1
+        assert seen["measure"] < 1
+
+
+def slopes(d, x):
+    x = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(d(x).sum(), x)
+    return g.norm(dim=1)
+
+
+def trained_critic(penalty, steps=150, **options):
+    """A discriminator between two clouds three apart, under a penalty (critic, real, fake) -> loss."""
+    torch.manual_seed(0)
+    draws = torch.Generator().manual_seed(1)
+    d = dense(2, 1, SHAPE)
+    objective = losses.objective(options.get("objective", "gan"))
+    clouds = [lambda: cloud(64, draws), lambda: cloud(64, draws) - CENTRE]
+
+    def loss():
+        real, fake = (draw() for draw in clouds)
+        return objective.discriminator(d(real), d(fake)) + penalty(d, real, fake)
+
+    descend([(d.parameters(), loss)], lambda: None, steps, lr=5e-3)
+    return d, *(draw() for draw in clouds)
+
+
+def none(*_):
+    return 0
+
+
+PENALTIES = {
+    "r1": lambda d, real, fake: losses.r1_penalty(d, real, 5.0),
+    "r2": lambda d, real, fake: losses.r2_penalty(d, fake, 5.0),
+    "roth": lambda d, real, fake: losses.roth(d, real, fake, 5.0),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_zero_centred_penalties_flatten(name):
+    free, real, fake = trained_critic(none)
+    held, _, _ = trained_critic(PENALTIES[name])
+    where = fake if name == "r2" else real
+    assert slopes(held, where).mean() < (0.75 if name == "roth" else 0.5) * slopes(free, where).mean()
+
+
+@pytest.mark.parametrize("name", ["wgan-gp", "dragan"])
+def test_norm_penalties_hold_slopes_at_one(name):
+    game = losses.objective(name)
+    draws = torch.Generator().manual_seed(3)
+    held, real, fake = trained_critic(lambda *a: game.penalty(*a, None, draws), 300, objective=name)
+    where = (real + fake) / 2 if name == "wgan-gp" else real
+    assert (slopes(held, where) - 1).abs().mean() < 0.25
+    free, _, _ = trained_critic(none, 300, objective=name)
+    assert (slopes(free, where) - 1).abs().mean() > 0.4
+
+
+def test_a_wgan_critic_measures_the_distance():
+    """Its gain under the penalty is near the earth mover's distance, and a generator's progress shows in it."""
+    game, draws = losses.objective("wgan-gp"), torch.Generator().manual_seed(3)
+    d, real, fake = trained_critic(lambda *a: game.penalty(*a, None, draws), 300, objective="wgan-gp")
+    gain = -game.discriminator(d(real), d(fake)).item()
+    assert gain == pytest.approx(CENTRE.norm().item(), rel=0.2)
+
+
+def test_saturation():
+    """Where the discriminator wins the saturating generator learns nothing, the others do; hinge and ebgan stop."""
+    lost = torch.full((4,), -20.0, requires_grad=True)
+    slope = {n: torch.autograd.grad(losses.objective(n).generator(lost), lost)[0].abs().sum() for n in LOGITS}
+    assert slope["gan"] < 1e-7
+    assert all(slope[name] > 0.9 for name in LOGITS if name != "gan")
+    real, fake = torch.full((3,), 1.5, requires_grad=True), torch.full((3,), -1.5, requires_grad=True)
+    for gradient in torch.autograd.grad(losses.objective("hinge").discriminator(real, fake), [real, fake]):
+        assert (gradient == 0).all()
+
+
+def test_smoothing_draws_the_logits_to_its_target():
+    logits = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    optimiser = torch.optim.Adam(logits, 0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        losses.smoothed_logistic(*logits, 0.9).backward()
+        optimiser.step()
+    assert logits[0].item() == pytest.approx(math.log(9), rel=1e-2)
+    assert logits[1].item() < -4
+
+
+def test_spectral_norm_bounds_the_slope():
+    torch.manual_seed(0)
+    net = dense(2, 1, SHAPE)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(5)
+    x = torch.randn(100, 2)
+    assert slopes(net, x).max() > 5
+    bounded = SpectralNorm(net)
+    for _ in range(20):
+        bounded(x)
+    assert slopes(bounded.eval(), x).max() < 1 + 1e-4
+
+
+def test_orthogonal_regularisation_straightens():
+    w = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    cosine = lambda: torch.corrcoef(w.detach()).abs().fill_diagonal_(0).max()  # noqa: E731
+    optimiser = torch.optim.Adam([w], 0.02)
+    before = cosine()
+    for _ in range(200):
+        optimiser.zero_grad()
+        losses.orthogonal([w], 1.0).backward()
+        optimiser.step()
+    gram = w.detach() @ w.detach().t()
+    assert (gram - gram.diagonal().diag()).abs().max() < 1e-2
+    assert before > 0.1
+
+
+def test_an_average_of_a_turning_generator_is_nearer():
+    """The Dirac-GAN turns about its equilibrium; the moving average of what it passes lies near it."""
+    theta = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        theta.weight.fill_(1.0)
+    average, psi, far, near = Ema(theta, half_life=100, rampup=1e9), 0.0, [], []
+    for seen in range(1, 2000):
+        with torch.no_grad():
+            psi -= 0.1 * theta.weight.item() / (1 + math.exp(-psi * theta.weight.item()))
+            theta.weight += 0.1 * psi / (1 + math.exp(-psi * theta.weight.item()))
+        average.update(theta, 1, seen)
+        far.append(abs(theta.weight.item()))
+        near.append(abs(average.module.weight.item()))
+    assert max(far[1000:]) > 0.8
+    assert max(near[1000:]) < 0.3
+
+
+def test_more_discriminator_steps_measure_better():
+    """At the same generator steps a critic with more steps of its own says the distance more truly."""
+    gains = []
+    for d_steps in (1, 8):
+        moment = last(ToyRun("wgan-gp", hidden=32, d_steps=d_steps, lr=1e-3), cloud, 30)
+        gains.append(abs(-moment.d_loss - off(moment.samples(300))))
+    assert gains[1] < gains[0]
