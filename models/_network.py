@@ -53,6 +53,7 @@ class Generator(Network):
         return z if self.latent == "normal" else z * 2 - 1
 
     truncation: tuple[float, int | None] = (1.0, None)
+    label: int | None = None
 
     def truncate(self, psi: float, cutoff: int | None = None) -> None:
         """From now on `display` truncates; see the mapping network. Raises: ValueError for a network without one."""
@@ -60,17 +61,47 @@ class Generator(Network):
             raise ValueError(f"{type(self).__module__}: there is no mapping network, so truncation has no meaning")
         self.truncation = (psi, cutoff)
 
-    def display(self, z: Tensor) -> Tensor:
-        """Images [N, channels, *size] as they are looked at: the same for the same latents.
+    def choose(self, label: int | None) -> None:
+        """From now on `display` shows this class. Raises: ValueError for a class that the network does not have."""
+        classes = getattr(self, "c_dim", 0)
+        if label is not None and not 0 <= label < classes:
+            has = f"has classes 0 to {classes - 1}" if classes else "has no classes"
+            raise ValueError(f"{type(self).__module__}: label is {label}, and this network {has}")
+        self.label = label
 
-        Noise is constant, latents are truncated as `truncate` said, and what has not grown yet is enlarged.
+    def display(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Images [N, channels, *size] as they are looked at: the same for the same latents (and labels c [N, c_dim]).
+
+        Noise is constant, latents are truncated as `truncate` said, labels those that `choose` said unless given, and
+        what has not grown yet is enlarged.
         """
-        options = {}
-        if "noise_mode" in inspect.signature(self.forward).parameters:
-            options["noise_mode"] = "const"
         if hasattr(self, "mapping"):
-            options["truncation_psi"], options["truncation_cutoff"] = self.truncation
-        images = self(z, **options)
+            return self.display_styles(self.styles(z, c))
+        c = self._labels(z, c)
+        return self.enlarged(self(z) if c is None else self(z, c))
+
+    def styles(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The intermediate latents [N, num_ws, w_dim] that `display` takes for latents [N, z_dim]."""
+        self._needs_mapping()
+        return self.mapping(z, self._labels(z, c), *self.truncation)
+
+    def display_styles(self, ws: Tensor) -> Tensor:
+        """`display` of intermediate latents [N, num_ws, w_dim], as they are."""
+        self._needs_mapping()
+        takes = inspect.signature(self.synthesis.forward).parameters
+        return self.enlarged(self.synthesis(ws, **({"noise_mode": "const"} if "noise_mode" in takes else {})))
+
+    def _needs_mapping(self) -> None:
+        if not hasattr(self, "mapping"):
+            raise ValueError(f"{type(self).__module__}: there is no mapping network, so there are no styles")
+
+    def _labels(self, z: Tensor, c: Tensor | None) -> Tensor | None:
+        if c is not None or self.label is None:
+            return c
+        return torch.eye(self.c_dim, device=z.device, dtype=z.dtype)[self.label].expand(len(z), -1)
+
+    def enlarged(self, images: Tensor) -> Tensor:
+        """`images` at the network's size, which those of a network that is still growing have not."""
         return images if images.shape[2:] == self.size else torch.nn.functional.interpolate(images, size=self.size)
 
     def flat(self, z: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from gankernels.training.metrics_log import MetricsLog, read_metrics
 from gankernels.training.networks import build, load_networks, read
 from gankernels.training.progress import Progress, Speed, Status
 from gankernels.training.trainer import Trainer
+from gankernels.training.watch import Watch, best_path
 
 SAMPLES = 64
 COLUMNS = 8
@@ -114,12 +115,15 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         if path.stem.isdigit() and int(path.stem) > trainer.step_count:
             path.unlink()
     (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-    return _Run(trainer, folder, MetricsLog(folder, history), progress, seconds)
+    watch = Watch(config, images, history) if config.metrics_every else None
+    return _Run(trainer, folder, MetricsLog(folder, history), progress, seconds, watch)
 
 
 class _Run:
-    def __init__(self, trainer: Trainer, folder: Path, log: MetricsLog, progress: Progress, seconds: float) -> None:
-        self.trainer, self.folder, self.log, self.progress = trainer, folder, log, progress
+    def __init__(
+        self, trainer: Trainer, folder: Path, log: MetricsLog, progress: Progress, seconds: float, watch: Watch | None
+    ) -> None:
+        self.trainer, self.folder, self.log, self.progress, self.watch = trainer, folder, log, progress, watch
         self.before, self.began = seconds, time.monotonic()
 
     @property
@@ -144,6 +148,8 @@ class _Run:
                     self.draw()
                 if _passed(config.checkpoint_every, before, trainer.images):
                     saved = self.save()
+                if self.watch is not None and _passed(config.metrics_every, before, trainer.images):
+                    self.measure()
             if saved != checkpoint_path(self.folder, trainer.step_count):
                 saved = self.save()
             stopped = interrupted.is_set() and trainer.step_count < config.steps
@@ -178,6 +184,17 @@ class _Run:
         image = pictures.grid(trainer.samples(SAMPLES), COLUMNS)
         image.save(self.folder / "samples" / f"{trainer.step_count:08}.png")
         self.log.picture("samples", image, trainer.step_count)
+
+    def measure(self) -> None:
+        """A line of the metric, and the checkpoint of its best value."""
+        trainer, watch = self.trainer, self.watch
+        value = watch.measure(trainer)
+        best = watch.better(value)
+        if best:
+            save(best_path(self.folder), trainer.state() | {"seconds": self.seconds})
+        self.log.write({"step": trainer.step_count, "images": trainer.images, watch.metric: value})
+        note = f"; the best so far, kept as {best_path(self.folder)}" if best else ""
+        self.progress.say(f"{watch.metric} {value:.5f} after {trainer.images} images{note}")
 
     def save(self) -> Path:
         path = checkpoint_path(self.folder, self.trainer.step_count)
