@@ -55,7 +55,7 @@ class Evaluate:
     """cpu, cuda, ...; auto takes cuda where there is one."""
 
     def run(self) -> int:
-        from gankernels.metrics import inception_extractor, lite0_extractor
+        from gankernels import metrics
         from gankernels.training import evaluate
 
         self._check()
@@ -65,7 +65,7 @@ class Evaluate:
             choose(generator, self.label)
         truncate(generator, self.truncation, None)
         weights = self.inception_weights
-        extract = lite0_extractor(device) if weights is None else inception_extractor(weights, device)
+        extract = metrics.lite0_extractor(device) if weights is None else metrics.inception_extractor(weights, device)
         perceptual = self._perceptual() if "ppl" in self.metrics else None
         real = {None: self.count, 0: None}.get(self.real_count, self.real_count)
         samples = evaluate.sample(generator, extract, images, self.count, real, self.seed)
@@ -106,11 +106,11 @@ class Evaluate:
         return "VGG16" if self.lpips_weights is None else "LPIPS of VGG16"
 
     def _perceptual(self):
-        from gankernels.metrics import perceptual_lite0, perceptual_vgg16
+        from gankernels import metrics
 
         if self.vgg16_weights is None:
-            return perceptual_lite0()
-        return perceptual_vgg16(self.vgg16_weights, self.lpips_weights)
+            return metrics.perceptual_lite0()
+        return metrics.perceptual_vgg16(self.vgg16_weights, self.lpips_weights)
 
     def _write(self, values: dict) -> None:
         try:

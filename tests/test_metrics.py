@@ -167,8 +167,8 @@ def test_torch_fidelity_agrees():
     theirs = metric_isc.isc_features_to_metric(x, splits=5, shuffle=False)
     ours = inception_score(x.softmax(1), splits=5)
     assert ours == pytest.approx(tuple(theirs.values()), rel=1e-4)
-    theirs = metric_prc.prc_features_to_metric(x, y, prc_neighborhood=3, prc_batch_size=64, verbose=False)
-    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), abs=0.011)
+    theirs = metric_prc.prc_features_to_metric(y, x, prc_neighborhood=3, prc_batch_size=64, verbose=False)
+    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
 def vgg16(folder, change=lambda state: None):
@@ -238,6 +238,27 @@ def test_inception_weights_of_another_network(tmp_path):
     torch.save({"x": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="does not hold torch-fidelity's Inception weights"):
         inception_extractor(tmp_path / "w.pth")
+
+
+@pytest.mark.slow
+def test_inception(tmp_path, monkeypatch):
+    """A network of random weights, a hundred megabytes of them, is read and gives what torch-fidelity's own gives."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torch-fidelity cannot be imported: {error}")
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        torch.save({}, tmp_path / "empty.pth")
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_: None)
+        theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    extract = inception_extractor(tmp_path / "w.pth")
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    features, classes = extract(images)
+    (wanted,) = theirs(images.expand(-1, 3, -1, -1).add(1).mul(127.5).round().to(torch.uint8))
+    torch.testing.assert_close(features, wanted)
+    assert classes.shape == (2, 1008)
 
 
 def test_lite0_stages():
