@@ -1,4 +1,4 @@
-"""The command line: `gankernels train | generate | evaluate | demo | lab | doctor | selftest`."""
+"""The command line: `gankernels train | generate | evaluate | convert | export | demo | lab | doctor | selftest`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from gankernels.cli_convert import Convert, Export
+from gankernels.cli_evaluate import Evaluate
+from gankernels.cli_generate import Generate
 from gankernels.errors import ConfigError, InputError, ProcessLost, TrainingDiverged, need
-from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, load_generator, make_progress, train
-from gankernels.training.checkpoint import find
-from gankernels.training.generate import write_arithmetic, write_images, write_interpolation
+from gankernels.training import PRESETS, RECIPES, Result, TrainConfig, make_progress, train
 from gankernels.training.networks import read
 from gankernels.training.presets import PresetName
 from gankernels.training.processes import environment
@@ -40,88 +41,6 @@ class Train:
         if not result.interrupted and environment()[0] == 0:
             print(f"trained on {result.images} images in {result.seconds:.0f} s; the run is in {result.folder}")
         return _ended(result)
-
-
-@dataclass
-class Generate:
-    """Write pictures out of a trained generator."""
-
-    checkpoint: Path
-    """A checkpoint, or a run's folder for its newest one."""
-    what: Literal["images", "interpolation", "arithmetic"] = "images"
-    """Single images, walks between latents, or the 3x3 grid around a - b + c."""
-    out: Path | None = None
-    """Folder to write to; generated/ beside the run's checkpoints unless given."""
-    seed: int = 0
-    """Image number i of a seed is always the same image."""
-    count: int = 64
-    """images: how many. interpolation: how many walks."""
-    steps: int = 10
-    """interpolation: pictures a walk."""
-    a: tuple[int, ...] = (0, 1, 2)
-    """arithmetic: numbers of the images whose mean latent is added."""
-    b: tuple[int, ...] = (3, 4, 5)
-    """arithmetic: numbers of the images whose mean latent is taken away."""
-    c: tuple[int, ...] = (6, 7, 8)
-    """arithmetic: numbers of the images whose mean latent is added."""
-    noise: float = 0.25
-    """arithmetic: half-width of the uniform noise around the centre."""
-    average: bool = True
-    """Use the moving average of the generator's weights."""
-    truncation: float = 1.0
-    """Truncation psi (stylegan*): how far from the mean latent (0) to their own (1) the images are."""
-    truncation_cutoff: int | None = None
-    """Truncate the first, coarse styles only; all unless given."""
-    device: str = "auto"
-    """cpu, cuda, ...; auto takes cuda where there is one."""
-
-    def run(self) -> int:
-        for name, least in (("count", 1), ("steps", 2), ("noise", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        file = find(self.checkpoint)
-        device = TrainConfig(device=self.device).torch_device()
-        generator, config = load_generator(file, device, average=self.average)
-        if self.truncation != 1:
-            try:
-                generator.truncate(self.truncation, self.truncation_cutoff)
-            except ValueError as error:
-                raise ConfigError(f"truncation is {self.truncation}, and model {config.model}: {error}") from error
-        out = file.parent.parent / "generated" if self.out is None else self.out
-        if self.what == "images":
-            path = write_images(generator, out, self.seed, self.count)
-        elif self.what == "interpolation":
-            path = write_interpolation(generator, out, self.seed, self.count, self.steps)
-        else:
-            path = write_arithmetic(generator, out, self.seed, self.a, self.b, self.c, self.noise)
-        print(f"wrote {path}")
-        return 0
-
-
-@dataclass
-class Evaluate:
-    """Print the kernel inception distance (on EfficientNet-Lite0 features) of generated to real images."""
-
-    checkpoint: Path
-    """A checkpoint, or a run's folder for its newest one."""
-    data: str | None = None
-    """Real images; those of the run unless given."""
-    count: int = 1000
-    """How many images of either kind."""
-    seed: int = 0
-    """Seeds latents and the choice of real images."""
-    device: str = "auto"
-    """cpu, cuda, ...; auto takes cuda where there is one."""
-
-    def run(self) -> int:
-        from gankernels.training.evaluate import kid_of_checkpoint
-
-        if self.count < 2:
-            raise ConfigError(f"count must be at least 2, got {self.count}")
-        device = TrainConfig(device=self.device).torch_device()
-        value = kid_of_checkpoint(self.checkpoint, self.data, self.count, self.seed, device)
-        print(f"KID {value:.5f} on EfficientNet-Lite0 features of {self.count} generated and as many real images")
-        return 0
 
 
 @dataclass
@@ -227,22 +146,28 @@ def _complain(what: object) -> None:
         print(f"gankernels: {what}", file=sys.stderr)
 
 
-def _parse(arguments: list[str]) -> Train | Generate | Evaluate | Demo | Lab | Doctor | Selftest:
+def _parse(arguments: list[str]) -> Any:
     tyro = need("tyro", "train")
     start = Train(_starting_config(arguments)) if arguments[:1] == ["train"] else Train(TrainConfig())
     commands = {
         "train": Train,
         "generate": Generate,
         "evaluate": Evaluate,
+        "convert": Convert,
+        "export": Export,
         "demo": Demo,
         "lab": Lab,
         "doctor": Doctor,
         "selftest": Selftest,
     }
-    types = [
-        Annotated[kind, tyro.conf.subcommand(name, default=start) if kind is Train else tyro.conf.subcommand(name)]
-        for name, kind in commands.items()
-    ]
+
+    def command(name: str, kind: type) -> Any:
+        if kind is Train:
+            return Annotated[kind, tyro.conf.subcommand(name, default=start)]
+        one = Annotated[kind, tyro.conf.subcommand(name)]
+        return tyro.conf.PositionalRequiredArgs[one] if kind in (Convert, Export) else one
+
+    types = [command(name, kind) for name, kind in commands.items()]
     return tyro.cli(
         functools.reduce(operator.or_, types),
         prog="gankernels",

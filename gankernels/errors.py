@@ -22,6 +22,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or belongs to another model or run."""
 
 
+class UnsafePickle(CheckpointError):
+    """A pickle asks for more than the data of networks needs; nothing of what it asked for was done."""
+
+
 class TrainingDiverged(RuntimeError):
     """A loss or a gradient became NaN or infinite; nothing of that step was saved."""
 

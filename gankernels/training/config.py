@@ -171,6 +171,12 @@ class TrainConfig:
     """Seconds that a process waits for the others (torchrun) before it takes them for lost and ends."""
     keep: int = 2
     """Checkpoints kept, the newest ones; 0 keeps all."""
+    metric: Literal["kid", "fid"] = "kid"
+    """What `metrics_every` computes, on EfficientNet-Lite0 features."""
+    metrics_every: int | None = None
+    """Images between values of it; the checkpoint of the lowest is kept as best.safetensors. Unless given none."""
+    metrics_count: int = 1_000
+    """Generated images for it, and at most as many real ones."""
 
     def check(self) -> None:
         """Raise ConfigError that names the first field out of its range."""
@@ -197,6 +203,8 @@ class TrainConfig:
         _check(self, "d_lr", self.d_lr is None or 0 < self.d_lr < float("inf"), "over 0")
         for name in ("channels", "width", "z_dim", "max_width", "w_dim", "mapping_layers"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        _check(self, "metrics_every", self.metrics_every is None or self.metrics_every >= 1, "at least 1")
+        _check(self, "metrics_count", self.metrics_count >= 2, "at least 2")
         for name in ("ema", "ema_rampup", "keep", "seed"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "mbstd_group", self.mbstd_group is None or self.mbstd_group >= 0, "at least 0")
@@ -275,7 +283,7 @@ class TrainConfig:
 FREE_ON_RESUME = frozenset(
     (
         *("out", "images", "minutes", "device", "backend", "sample_every", "checkpoint_every", "log_every", "keep"),
-        *("accumulate", "process_timeout"),
+        *("accumulate", "process_timeout", "metrics_every"),
     )
 )
 """Fields that a resumed run may set anew; the others decide what it computes and stay those of the checkpoint."""

@@ -1,43 +1,157 @@
-"""How far a checkpoint's images are from real ones."""
+"""How far a generator's images are from real ones, and how near to those it was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gankernels import data
+from gankernels import data, metrics
+from gankernels.data import ImageData
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import ConfigError
-from gankernels.metrics import efficientnet_lite0, kid
-from gankernels.training.generate import latents, render
+from gankernels.training import pictures
+from gankernels.training.generate import interpolate, latents, make_folder, render, save_picture
 from gankernels.training.networks import load_generator
 
+Metric = Literal["fid", "kid", "pr", "is", "ppl"]
+NOT_COMPARABLE = "not comparable to Inception-FID"
 
-def kid_of_checkpoint(checkpoint: Path, name: str | None, count: int, seed: int, device: torch.device) -> float:
-    """KID on EfficientNet-Lite0 features of `count` generated images to as many real ones.
 
-    Args:
-        checkpoint: a checkpoint or a run's folder.
-        name: the real images, as `gankernels.data.load` takes them; None for those of the run.
-        count: of either kind; as many real images as there are where there are fewer.
-        seed: of latents and of the choice of real images.
-        device: where networks run.
+@dataclass
+class Samples:
+    """Generated images, their features and class probabilities; and those of real ones."""
+
+    fake: Tensor
+    fake_features: Tensor
+    fake_classes: Tensor
+    real: ImageData
+    real_chosen: Tensor
+    real_features: Tensor
+
+
+def labels(generator: nn.Module, count: int, seed: int) -> Tensor | None:
+    """float32 [count, c_dim], classes drawn evenly; None for a generator without."""
+    classes = getattr(generator, "c_dim", 0)
+    if not classes or generator.label is not None:
+        return None
+    drawn = torch.randint(classes, (count,), generator=keyed_generator("evaluate labels", seed))
+    return torch.eye(classes)[drawn]
+
+
+@torch.no_grad()
+def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> Tensor:
+    """Images 0 .. count - 1 of the seed [count, C, H, W], of all classes where there are any."""
+    z, c = latents(generator, seed, range(count)), labels(generator, count, seed)
+    if c is None:
+        return render(generator, z, batch)
+    device = next(generator.parameters()).device
+    parts = zip(z.split(batch), c.split(batch), strict=True)
+    return torch.cat([generator.display(one.to(device), label.to(device)).cpu() for one, label in parts])
+
+
+def real_features(extract: metrics.Extractor, images: ImageData, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of `count` real images, chosen by the seed (all for None, or where there are fewer), and features."""
+    chosen = torch.randperm(len(images), generator=keyed_generator("evaluate", seed))[:count]
+    return chosen, torch.cat([extract(opaque(images.batch(part)))[0] for part in chosen.split(256)])
+
+
+def evaluate(
+    generator: nn.Module, samples: Samples, wanted: Sequence[str], seed: int, perceptual: metrics.Perceptual | None
+) -> dict[str, Any]:
+    """{name: value} of the metrics asked for; "pr" gives precision and recall, "is" a mean and a deviation."""
+    found: dict[str, Any] = {}
+    real, fake = samples.real_features, samples.fake_features
+    for name in wanted:
+        if name == "fid":
+            found["fid"] = metrics.fid(real, fake)
+        elif name == "kid":
+            found["kid"] = metrics.kid(real, fake)
+        elif name == "pr":
+            found["precision"], found["recall"] = metrics.precision_recall(real, fake)
+        elif name == "is":
+            found["is"], found["is_deviation"] = metrics.inception_score(samples.fake_classes)
+        elif name == "ppl":
+            found["ppl"] = path_length(generator, len(fake), seed, perceptual)
+    return found
+
+
+def path_length(generator: nn.Module, count: int, seed: int, perceptual: metrics.Perceptual) -> float:
+    """PPL over `count` paths: in W of a generator with a mapping network, on great circles in Z of others."""
+    device = next(generator.parameters()).device
+    ends = [latents(generator, seed, range(first, 2 * count, 2)).to(device) for first in (0, 1)]
+    c = labels(generator, count, seed)
+    c = None if c is None else c.to(device)
+    weights = torch.rand(count, generator=keyed_generator("path length", seed)).to(device)
+    perceptual = perceptual.to(device)
+
+    def straight(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return torch.lerp(a, b, t.view(-1, *[1] * (a.ndim - 1)))
+
+    def curved(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([interpolate(x, y, s[None], spherical=True) for x, y, s in zip(a, b, t, strict=True)])
+
+    def show(codes: Tensor) -> Tensor:
+        return opaque((generator.display if codes.ndim == 2 else generator.display_styles)(codes))
+
+    if hasattr(generator, "mapping"):
+        with torch.no_grad():
+            ends = [generator.styles(z, c) for z in ends]
+        walk = straight
+    elif c is not None:
+        raise ConfigError("ppl of a network with classes and without a mapping network: name one class with --label")
+    else:
+        walk = curved if generator.latent == "normal" else straight
+    return metrics.path_length(show, *ends, perceptual, walk, weights)
+
+
+def sample(
+    generator: nn.Module, extract: metrics.Extractor, images: ImageData, count: int, real: int | None, seed: int
+) -> Samples:
+    """`count` generated images, and `real` real ones (None: all), with what the metrics need of them."""
+    fake = generated(generator, count, seed)
+    features, classes = extract(opaque(fake))
+    return Samples(fake, features, classes, images, *real_features(extract, images, real, seed))
+
+
+def load(checkpoint: Path, name: str | None, device: torch.device) -> tuple[nn.Module, ImageData]:
+    """The generator of a checkpoint and real images at its resolution, those of its run unless named.
 
     Raises:
-        InputError: checkpoint, data or an optional package are missing or do not fit.
+        InputError: checkpoint or data are missing or do not fit.
     """
-    features = efficientnet_lite0(device)
     generator, config = load_generator(checkpoint, device)
-    fake = render(generator, latents(generator, seed, range(count)))
-    real = data.load(name or config.data, resolution=generator.resolution, channels=generator.channels)
-    chosen = torch.randperm(len(real), generator=keyed_generator("evaluate", seed))[:count]
-    return kid(features(_opaque(real.batch(chosen))), features(_opaque(fake)))
+    if name is None and config is None:
+        raise ConfigError(f"{checkpoint} has no data of its own; name real images with --data")
+    height, width = generator.size
+    if height != width:
+        raise ConfigError(f"images are {height}x{width}, and the data sets here are of square ones")
+    return generator, data.load(name or config.data, resolution=height, channels=generator.channels)
 
 
-def _opaque(images: Tensor) -> Tensor:
-    """Images in [-1, 1] without their alpha channel, laid over white."""
+def write_neighbours(samples: Samples, out: Path, rows: int = 8, columns: int = 6) -> Path:
+    """Write neighbours.png: in each row a generated image, then the real ones nearest to it in features.
+
+    A copy of a real image beside the first of them shows memorisation.
+    """
+    rows, columns = min(rows, len(samples.fake)), min(columns, len(samples.real_features))
+    _, found = metrics.nearest(samples.fake_features[:rows], samples.real_features, columns)
+    lines = [
+        torch.cat([samples.fake[i : i + 1], samples.real.batch(samples.real_chosen[found[i]])]) for i in range(rows)
+    ]
+    return save_picture(pictures.grid(torch.cat(lines), columns + 1), make_folder(out) / "neighbours.png")
+
+
+def opaque(images: Tensor) -> Tensor:
+    """Images in [-1, 1] without their alpha channel, laid over white.
+
+    Raises:
+        ConfigError: another number of channels than 1 to 4.
+    """
     if images.shape[1] in (1, 3):
         return images
     if images.shape[1] not in (2, 4):

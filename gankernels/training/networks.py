@@ -132,7 +132,10 @@ def read(path: Path, kind: str = "training") -> tuple[Path, dict[str, Any], Trai
         CheckpointError: see `gankernels.training.checkpoint.load`; or its content is not that of a training run.
     """
     file = find(path)
-    state = load(file)
+    return _checked(file, load(file), kind)
+
+
+def _checked(file: Path, state: dict[str, Any], kind: str = "training") -> tuple[Path, dict[str, Any], TrainConfig]:
     try:
         if state["kind"] != kind:
             raise CheckpointError(f"{file} is a checkpoint of kind {state['kind']!r}, and {kind!r} is needed")
@@ -156,13 +159,37 @@ def load_networks(file: Path, state: dict[str, Any], config: TrainConfig) -> tup
     return generator, discriminator
 
 
-def load_generator(path: Path, device: torch.device, *, average: bool = True) -> tuple[nn.Module, TrainConfig]:
+CONVERTED = "networks"
+"""The kind of file that holds networks alone, as `gankernels convert` writes it."""
+
+
+def _converted(file: Path, state: dict[str, Any], average: bool) -> nn.Module:
+    which = "average" if average else "generator"
+    try:
+        if which not in state:
+            raise CheckpointError(f"{file} holds no generator as trained, only its average; leave out --no-average")
+        generator = models.MODELS[state["model"]][0](**state["generator_config"])
+        load_module(generator, state[which], str(file))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file} is incomplete or damaged ({error}); convert it anew") from error
+    return generator
+
+
+def load_generator(path: Path, device: torch.device, *, average: bool = True) -> tuple[nn.Module, TrainConfig | None]:
     """The generator of a checkpoint or a run's folder, in eval mode: its moving average, or the weights as trained.
+
+    Of what `gankernels convert` wrote, too: then there is no configuration of a run, and None in its place.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another model.
     """
-    file, state, config = read(path)
+    file = find(path)
+    state = load(file)
+    if isinstance(state, dict) and state.get("kind") == CONVERTED:
+        return _converted(file, state, average).eval().requires_grad_(False).to(device), None
+    file, state, config = _checked(file, state)
     try:
         generator, _ = load_networks(file, state, config)
         load_module(generator, state["average" if average else "generator"], str(file))

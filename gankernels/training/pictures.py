@@ -39,8 +39,13 @@ def grid(images: Tensor, columns: int, *, least: int = 512) -> PilImage.Image:
     for i, image in enumerate(pixels):
         top, left = (_GAP + (i // columns) * (height + _GAP)), (_GAP + (i % columns) * (width + _GAP))
         canvas[:, top : top + height, left : left + width] = image
-    scale = max(1, -(-least // canvas.shape[2]))
-    return picture(canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+    return picture(enlarged(canvas, least))
+
+
+def enlarged(pixels: Tensor, least: int) -> Tensor:
+    """[C, H, W] with every pixel repeated until it is `least` wide."""
+    scale = max(1, -(-least // pixels.shape[2]))
+    return pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def history(frames: list[Path], gif: Path, strip: Path, rows: int) -> None:
@@ -48,10 +53,10 @@ def history(frames: list[Path], gif: Path, strip: Path, rows: int) -> None:
     if not frames:
         return
     image_module = need("PIL.Image", "train")
-    opened = [_flat(image_module.open(path)) for path in _spread(frames, 100)]
+    opened = [flat(image_module.open(path)) for path in _spread(frames, 100)]
     times = [150] * (len(opened) - 1) + [2000]
     opened[0].save(gif, save_all=True, append_images=opened[1:], duration=times, loop=0)
-    chosen = [_flat(image_module.open(path)) for path in _spread(frames, 10)]
+    chosen = [flat(image_module.open(path)) for path in _spread(frames, 10)]
     height = chosen[0].height // rows
     canvas = image_module.new("RGB", (chosen[0].width, height * len(chosen)))
     for i, frame in enumerate(chosen):
@@ -59,7 +64,8 @@ def history(frames: list[Path], gif: Path, strip: Path, rows: int) -> None:
     canvas.save(strip)
 
 
-def _flat(image: PilImage.Image) -> PilImage.Image:
+def flat(image: PilImage.Image) -> PilImage.Image:
+    """An RGB picture, laid on white where it has an alpha channel."""
     if "A" not in image.mode:
         return image.convert("RGB")
     ground = need("PIL.Image", "train").new("RGBA", image.size, (255, 255, 255, 255))
@@ -75,21 +81,28 @@ def _spread(items: list[Path], most: int) -> list[Path]:
 
 
 def curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Losses and mean logits of a run over the images seen, as a PNG."""
+    """Losses, mean logits and metrics of a run over the images seen, as a PNG."""
     if not metrics:
         return
     figure_class = need("matplotlib.figure", "train").Figure  # no pyplot: it would pick a window system
     figure = figure_class(figsize=(8, 6), layout="constrained")
-    upper, lower = figure.subplots(2, sharex=True)
-    seen = [line["images"] for line in metrics]
+    measured = [name for name in ("kid", "fid") if any(name in line for line in metrics)]
+    upper, lower, *extra = figure.subplots(2 + len(measured), sharex=True)
     for axes, names, title in (
         (upper, {"d_loss": "discriminator", "g_loss": "generator"}, "loss"),
         (lower, {"d_real": "real", "d_fake": "generated"}, "mean logit"),
     ):
         for key, label in names.items():
-            axes.plot(seen, [line[key] for line in metrics], label=label, linewidth=1)
+            points = [(line["images"], line[key]) for line in metrics if key in line]
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
         axes.set_ylabel(title)
-        axes.grid(alpha=0.3)
         axes.legend(loc="upper right")
-    lower.set_xlabel("real images shown")
+    for axes, name in zip(extra, measured, strict=True):
+        points = [(line["images"], line[name]) for line in metrics if name in line]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1)
+        axes.set_ylabel(name.upper())
+    for axes in (upper, lower, *extra):
+        axes.grid(alpha=0.3)
+    (*_, last) = (upper, lower, *extra)
+    last.set_xlabel("real images shown")
     figure.savefig(path, dpi=120)

@@ -28,6 +28,7 @@ from gankernels.training.networks import build, load_networks, read
 from gankernels.training.processes import Processes, joined
 from gankernels.training.progress import Progress, Silent, Speed, Status
 from gankernels.training.trainer import Trainer
+from gankernels.training.watch import Watch, best_path
 
 SAMPLES = 64
 COLUMNS = 8
@@ -120,16 +121,24 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         seconds = state["seconds"]
         history = read_metrics(file.parent.parent / "metrics.jsonl", until=trainer.step_count)
         progress.say(f"resuming {file} at step {trainer.step_count}, {trainer.images} images")
-    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None)
+    watch = Watch(config, images, history) if config.metrics_every and processes.rank == 0 else None
+    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None, watch)
 
 
 class _Run:
-    """A run in the memory of one process; of several the first alone has `log`, and calls what writes files."""
+    """A run in the memory of one process; of several the first alone has `log` and `watch`, and writes files."""
 
     def __init__(
-        self, trainer: Trainer, folder: Path, progress: Progress, seconds: float, history: list, clear: bool
+        self,
+        trainer: Trainer,
+        folder: Path,
+        progress: Progress,
+        seconds: float,
+        history: list,
+        clear: bool,
+        watch: Watch | None,
     ) -> None:
-        self.trainer, self.folder, self.progress = trainer, folder, progress
+        self.trainer, self.folder, self.progress, self.watch = trainer, folder, progress, watch
         self.processes, self.history, self.clear = trainer.processes, history, clear
         self.log: MetricsLog | None = None
         self.before, self.began = seconds, time.monotonic()
@@ -182,6 +191,8 @@ class _Run:
                 if _passed(config.checkpoint_every, before, trainer.images):
                     lead(self.save)
                     saved = trainer.step_count
+                if config.metrics_every and _passed(config.metrics_every, before, trainer.images):
+                    lead(self.measure)
             if saved != trainer.step_count:
                 lead(self.save)
             stopped = self.processes.any(interrupted.is_set()) and trainer.step_count < config.steps
@@ -220,6 +231,17 @@ class _Run:
         image = pictures.grid(trainer.samples(SAMPLES), COLUMNS)
         image.save(self.folder / "samples" / f"{trainer.step_count:08}.png")
         self.log.picture("samples", image, trainer.step_count)
+
+    def measure(self) -> None:
+        """A line of the metric, and the checkpoint of its best value."""
+        trainer, watch = self.trainer, self.watch
+        value = watch.measure(trainer)
+        best = watch.better(value)
+        if best:
+            save(best_path(self.folder), trainer.state() | {"seconds": self.seconds})
+        self.log.write({"step": trainer.step_count, "images": trainer.images, watch.metric: value})
+        note = f"; the best so far, kept as {best_path(self.folder)}" if best else ""
+        self.progress.say(f"{watch.metric} {value:.5f} after {trainer.images} images{note}")
 
     def save(self) -> None:
         path = checkpoint_path(self.folder, self.trainer.step_count)

@@ -1,0 +1,302 @@
+"""Tensors and arrays out of pickles, and what `torch.save` writes, without `torch.load` and without `pickle`."""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gankernels._pickles import Calls, Inert, Machine, Name, Record, key
+from gankernels.errors import CheckpointError, UnsafePickle
+
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_KINDS = {
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+_PLAIN_DTYPE = re.compile(r"^[<>|=]?(b1|[iu][1248]|f[248])$")
+
+
+class Storage:
+    """The numbers of one `torch.save`d storage: a dtype, a length, and how to get the bytes once they are wanted."""
+
+    def __init__(self, dtype: torch.dtype, count: int) -> None:
+        self.dtype, self.count = dtype, count
+        self.read: Callable[[], bytes] | None = None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.count * self.dtype.itemsize
+
+    def numbers(self) -> Tensor:
+        content = b"" if self.read is None else self.read()
+        if len(content) != self.size:
+            raise CheckpointError(f"a storage has {len(content)} bytes where {self.size} belong; the file is truncated")
+        return torch.frombuffer(bytearray(content), dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A tensor before its numbers are read: a view of a storage that lies within it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def tensor(self) -> Tensor:
+        """A tensor of its own, [*shape], contiguous."""
+        return self.storage.numbers().as_strided(self.shape, self.stride, self.offset).clone(
+            memory_format=torch.contiguous_format
+        )  # fmt: skip
+
+
+def _strided(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Strided:
+    """Of `torch._utils._rebuild_tensor_v2`; gradients' flag and hooks say nothing about numbers."""
+    numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
+    whole = all(type(n) is int and 0 <= n < 2**48 for n in numbers)
+    if not isinstance(storage, Storage) or not whole or len(shape) != len(stride) or len(shape) > 16:
+        raise UnsafePickle("it has a tensor whose parts are no storage, offset, shape and stride")
+    count = math.prod(shape)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
+    if count > storage.count or (count and last >= storage.count):
+        raise UnsafePickle(f"it has a tensor of shape {list(shape)} in a storage of {storage.count} numbers")
+    return Strided(storage, offset, shape, stride)
+
+
+def _parameter(data: Any, *_: Any) -> Strided:
+    if not isinstance(data, Strided):
+        raise UnsafePickle(f"it has a parameter that is a {type(data).__name__}")
+    return data
+
+
+class Dtype(Inert):
+    """A NumPy dtype of plain numbers; its state says the byte order."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not _PLAIN_DTYPE.match(code):
+            raise UnsafePickle(f"it has an array of dtype {str(code)[:20]!r}; those of plain numbers are read")
+        self.dtype = np.dtype(code)
+
+    def build(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    def array(self, content: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+        whole = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 16
+        if not isinstance(content, bytes) or not whole or math.prod(shape) * self.dtype.itemsize != len(content):
+            raise UnsafePickle("it has an array whose bytes are not those of its shape")
+        return np.frombuffer(content, self.dtype).reshape(shape, order=order)
+
+
+class Array(Inert):
+    """A NumPy array; `value` once its state is set."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value: np.ndarray | None = None
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
+            raise UnsafePickle("it has an array whose state is no version, shape, dtype, order and bytes")
+        _, shape, dtype, fortran, content = state
+        self.value = dtype.array(content, shape if isinstance(shape, tuple) else (-1,), "F" if fortran else "C")
+
+
+def _scalar(dtype: Any, content: Any) -> int | float | bool:
+    if not isinstance(dtype, Dtype):
+        raise UnsafePickle("it has a NumPy number without a dtype")
+    return dtype.array(content, (), "C").item()
+
+
+def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
+    """How protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise UnsafePickle("it encodes a text other than as latin1")
+    return text.encode("latin1")
+
+
+def record(pairs: Any = ()) -> Record:
+    """A mapping, empty or (protocol 2) of a list of pairs."""
+    if not isinstance(pairs, list | tuple) or any(not isinstance(p, list | tuple) or len(p) != 2 for p in pairs):
+        raise UnsafePickle("it makes a mapping of something that is no list of pairs")
+    return Record((key(k), value) for k, value in pairs)
+
+
+def _numbers(values: Any = ()) -> tuple:
+    return tuple(values) if isinstance(values, list | tuple) else ()
+
+
+def _set(values: Any = ()) -> frozenset:
+    return frozenset(key(value) for value in _numbers(values))
+
+
+_ARRAYS = {
+    f"numpy.{core}.multiarray.{name}": call
+    for core in ("core", "_core")
+    for name, call in (("_reconstruct", Array), ("scalar", _scalar))
+}
+DATA: Calls = {
+    "torch._utils._rebuild_tensor_v2": _strided,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    **{f"torch.{kind}Storage": None for kind in _KINDS},
+    **{f"torch.{name}": None for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8")},
+    "torch.Size": _numbers,
+    "torch.device": lambda *where: str(where[0]) if where else "",
+    "collections.OrderedDict": record,
+    "argparse.Namespace": record,
+    **{f"{home}.{kind}": _set for home in ("builtins", "__builtin__") for kind in ("set", "frozenset")},
+    "_codecs.encode": _encode,
+    "numpy.ndarray": None,
+    "numpy.dtype": Dtype,
+    **_ARRAYS,
+}
+"""Names that `torch.save`d numbers and settings may hold; `torch.storage._load_from_bytes` is none."""
+
+
+def _as_storage(what: Any) -> tuple[Storage, str]:
+    """Of a persistent id ("storage", kind, key, location, count[, view]): the storage and its key."""
+    if not isinstance(what, tuple) or len(what) not in (5, 6) or what[0] != "storage" or what[5:] not in ((), (None,)):
+        raise UnsafePickle("it refers to something outside itself that is no storage")
+    _, kind, where, _, count = what[:5]
+    name = kind.name.removesuffix("Storage") if isinstance(kind, Name) and kind.module == "torch" else None
+    if name not in _KINDS or not isinstance(where, str) or type(count) is not int or count < 0:
+        raise UnsafePickle("it has a storage of no known kind, key and length")
+    return Storage(_KINDS[name], count), where
+
+
+class _Storages(dict):
+    """{key: Storage} of the persistent ids of one pickle."""
+
+    def __call__(self, what: Any) -> Storage:
+        storage, where = _as_storage(what)
+        known = self.setdefault(where, storage)
+        if (known.dtype, known.count) != (storage.dtype, storage.count):
+            raise UnsafePickle(f"it has storage {where[:40]} twice, with other lengths or dtypes")
+        return known
+
+
+def read_old(stream: BinaryIO, calls: Calls = DATA) -> Any:
+    """What `torch.save` wrote in its old format: five pickles, then the bytes of the storages."""
+    start = Machine({})
+    if start.load(stream) != _MAGIC or start.load(stream) != _PROTOCOL:
+        raise CheckpointError("it does not begin as what torch.save writes")
+    about = start.load(stream)
+    if not isinstance(about, dict) or about.get("little_endian") is not True:
+        raise CheckpointError("it was written by a big-endian machine, which is not read")
+    storages = _Storages()
+    content = Machine(calls, storages).load(stream)
+    order = start.load(stream)
+    if not isinstance(order, list) or any(not isinstance(one, str) or one not in storages for one in order):
+        raise CheckpointError("its storages are not those that it names")
+    begin = stream.tell()
+    end = stream.seek(0, io.SEEK_END) or stream.tell()  # mmap.seek returns nothing before Python 3.13
+    for storage in map(storages.get, order):
+        stream.seek(begin)
+        head = stream.read(8)
+        begin += 8 + storage.size
+        if len(head) != 8 or begin > end or struct.unpack("<q", head)[0] != storage.count:
+            raise CheckpointError("a storage is cut short or of another length; the file is truncated")
+        storage.read = lambda at=begin - storage.size, size=storage.size: _slice(stream, at, size)
+    return content
+
+
+def _slice(stream: BinaryIO, at: int, size: int) -> bytes:
+    stream.seek(at)
+    return stream.read(size)
+
+
+def storage_from_bytes(content: Any) -> Storage:
+    """What stands for `torch.storage._load_from_bytes` in pickles of modules: the bytes of one saved storage.
+
+    Only a storage comes out; what it may name is `DATA`, so that it cannot be nested.
+    """
+    if not isinstance(content, bytes):
+        raise UnsafePickle(f"it reads a storage out of a {type(content).__name__}")
+    storage = read_old(io.BytesIO(content))
+    if not isinstance(storage, Storage):
+        raise UnsafePickle(f"it has a {type(storage).__name__} where the bytes of a storage belong")
+    return storage
+
+
+def read_zip(path: Path, calls: Calls = DATA) -> Any:
+    """What `torch.save` wrote in its zip format: ``*/data.pkl`` and, not compressed, ``*/data/KEY``."""
+    try:
+        archive = zipfile.ZipFile(path)
+        members = {one.filename: one for one in archive.infolist()}
+        (main,) = [name for name in members if name.endswith("/data.pkl")]
+        if any(one.compress_type != zipfile.ZIP_STORED for one in members.values()):
+            raise UnsafePickle("its members are compressed, which torch.save does not do")
+        if sum(one.file_size for one in members.values()) > path.stat().st_size:
+            raise UnsafePickle("its members are larger than the file")
+        order = members.get(main.replace("data.pkl", "byteorder"))
+        if order is not None and archive.read(order) != b"little":
+            raise CheckpointError("it was written by a big-endian machine, which is not read")
+        storages = _Storages()
+        content = Machine(calls, storages).load(io.BytesIO(archive.read(main)))
+        for where, storage in storages.items():
+            name = main.replace("data.pkl", f"data/{where}")
+            if name not in members:
+                raise CheckpointError(f"it lacks the storage {where[:40]}; it is truncated")
+            storage.read = lambda name=name: archive.read(name)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"it is truncated or nothing that torch.save wrote ({error})") from error
+    return content
+
+
+def read_file(path: Path, calls: Calls = DATA) -> Any:
+    """The content of a pickle, or of either format of `torch.save`.
+
+    Raises:
+        CheckpointError: missing, truncated, of another kind; UnsafePickle where it asks for more than data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            if start == b"PK\x03\x04":
+                return read_zip(path, calls)
+            if not start:
+                raise CheckpointError("it is empty, so truncated")
+            stream = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            old = Machine({}).load(stream) == _MAGIC
+        except CheckpointError:
+            old = False  # some other pickle: read below from its beginning
+        stream.seek(0)
+        return read_old(stream, calls) if old else Machine(calls).load(stream)
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}; nothing of it was run") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that `torch.save` wrote. Raises: as `read_file`, and for anything else."""
+    content = read_file(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return {name: value.tensor() for name, value in content.items() if isinstance(value, Strided)}
