@@ -121,26 +121,19 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         seconds = state["seconds"]
         history = read_metrics(file.parent.parent / "metrics.jsonl", until=trainer.step_count)
         progress.say(f"resuming {file} at step {trainer.step_count}, {trainer.images} images")
-    watch = Watch(config, images, history) if config.metrics_every and processes.rank == 0 else None
-    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None, watch)
+    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None)
 
 
 class _Run:
     """A run in the memory of one process; of several the first alone has `log` and `watch`, and writes files."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        folder: Path,
-        progress: Progress,
-        seconds: float,
-        history: list,
-        clear: bool,
-        watch: Watch | None,
+        self, trainer: Trainer, folder: Path, progress: Progress, seconds: float, history: list, clear: bool
     ) -> None:
-        self.trainer, self.folder, self.progress, self.watch = trainer, folder, progress, watch
+        self.trainer, self.folder, self.progress = trainer, folder, progress
         self.processes, self.history, self.clear = trainer.processes, history, clear
         self.log: MetricsLog | None = None
+        self.watch: Watch | None = None
         self.before, self.began = seconds, time.monotonic()
 
     def fact(self) -> str:
@@ -163,6 +156,8 @@ class _Run:
                 path.unlink()
         (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
         self.log = MetricsLog(folder, self.history)
+        if config.metrics_every:
+            self.watch = Watch(config, self.trainer.data, self.history)
 
     @property
     def seconds(self) -> float:
