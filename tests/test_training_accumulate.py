@@ -173,3 +173,14 @@ def test_configuration_r_of_stylegan3(images):
     assert one.discriminator.config["channel_max"] == 8
     with pytest.raises(ConfigError, match="equivariance is 'r', and model stylegan2 knows none; take stylegan3"):
         trainer(images, **{**W, "model": "stylegan2"}, equivariance="r")
+
+
+def test_other_rounds_on_resuming_are_noted(images):
+    one, two = (trainer(images, **RUNS["gan"], accumulate=rounds) for rounds in (1, 2))
+    one.step()
+    (note,) = two.load(one.state(), "one")
+    assert note.startswith("not bit for bit")
+    assert "processes and rounds" in note
+    one.step()
+    two.step()
+    close(numbers(one), numbers(two))

@@ -144,3 +144,18 @@ def test_a_killed_process_ends_all(images, tmp_path):
     assert f"the last good checkpoint is {tmp_path / 'a'}" in said
     assert not workers(process)
     assert "Signal 9" in said or "-9" in said, "torchrun names the cause"
+
+
+def test_an_interrupt_of_all_saves_where_all_are(images, tmp_path):
+    long = tiny(images, tmp_path / "a", 1_000_000, process_timeout=LIMIT, checkpoint_every=80, model="dcgan")
+    process = torchrun(["-m", "gankernels", *arguments_of(long)])
+    try:
+        wait_for(lambda: all_checkpoints(tmp_path / "a"), process)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        end(process)
+    (*_, newest) = all_checkpoints(tmp_path / "a")
+    assert said.count(f"saved {newest}") == 1, said
+    assert said.count("continue with: gankernels train --resume") == 1
+    assert load(newest)["step"] == int(newest.stem)

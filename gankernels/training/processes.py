@@ -153,7 +153,7 @@ class _Many(Processes):
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(min(5.0, self.timeout / 4)):
+            while not ended.wait(self.timeout / 12):
                 self._store.add(f"{key}/beats", 1)
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -172,8 +172,10 @@ class _Many(Processes):
                 now = self._store.add(f"{key}/beats", 0)
                 if now != beats:
                     beats, since = now, time.monotonic()
-                elif time.monotonic() - since > self.timeout:
-                    raise ProcessLost(f"process 0 has given no sign of life for {self.timeout:g} s")
+                elif time.monotonic() - since > self.timeout / 3:
+                    raise ProcessLost(
+                        f"process 0, which alone writes files, has not stirred for {self.timeout / 3:g} s"
+                    )
             if self._store.get(key) != b"done":
                 raise ProcessLost("process 0 failed; what it wrote says why")
 
@@ -184,7 +186,7 @@ class _Many(Processes):
         except RuntimeError as error:
             if isinstance(error, ProcessLost):
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". This is typically")[0]
             raise ProcessLost(
                 f"process {self.rank} of {self.world} lost another one, which ended or has not answered for "
                 f"{self.timeout:g} s ({reason})"
