@@ -6,9 +6,12 @@ from training_support import image_folder, tiny
 
 from gankernels import data
 from gankernels.errors import ConfigError
-from gankernels.nn import _augment_draws, sample_keys, whole
+from gankernels.nn import MinibatchStdDev, _augment_draws, sample_keys, whole
+from gankernels.training import TrainConfig
 from gankernels.training.checkpoint import load, save
 from gankernels.training.networks import build
+from gankernels.training.processes import Processes
+from gankernels.training.shares import Shares
 from gankernels.training.trainer import Trainer
 
 pytest.importorskip("PIL.Image")
@@ -187,3 +190,24 @@ def test_other_rounds_on_resuming_are_noted(images, tmp_path):
     one.step()
     two.step()
     close(numbers(one), numbers(two))
+
+
+@pytest.mark.parametrize(("world", "rounds", "group"), [(1, 1, 2), (3, 2, 2), (2, 1, 3), (2, 3, 0), (4, 1, 0)])
+def test_every_sample_has_one_place(world, rounds, group):
+    config = TrainConfig(batch=12, accumulate=rounds)
+    discriminator = torch.nn.Sequential(MinibatchStdDev(group)) if group else torch.nn.Identity()
+    seen = []
+    for rank in range(world):
+        processes = Processes()
+        processes.rank, processes.world = rank, world
+        shares = Shares(config, torch.nn.Identity(), discriminator, processes, "cpu")
+        assert shares.group == (group if world * rounds > 1 else 0)
+        assert len(shares.rounds) == rounds
+        assert torch.cat([share.places for share in shares.rounds]).equal(shares.local.places)
+        for share in shares.rounds:
+            seen += share.places.tolist()
+            assert share.weight == 1 / (world * rounds)
+            if group:
+                groups = {place % (12 // group) for place in share.places.tolist()}
+                assert len(groups) * group == len(share.places), "a group lies in one pass"
+    assert sorted(seen) == list(range(12))
