@@ -96,7 +96,8 @@ def curves(metrics: list[dict[str, Any]], path: Path) -> None:
             points = [(line["images"], line[key]) for line in metrics if key in line]
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
         axes.set_ylabel(title)
-        axes.legend(loc="upper right")
+        if axes.lines:  # a run that measured before it logged has none yet
+            axes.legend(loc="upper right")
     for axes, name in zip(extra, measured, strict=True):
         points = [(line["images"], line[name]) for line in metrics if name in line]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1)
