@@ -41,7 +41,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[train,triton,test,dev]" "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[train,triton,test,dev,metrics,lab]" "$(TORCH)"
 	touch $@
 
 clean:
