@@ -2,12 +2,15 @@
 
 import collections
 import json
+import os
+import pathlib
 
+import numpy as np
 import pytest
 import torch
 from gankernels.models import stylegan2, stylegan3
 from pickle_support import Reduced, module, published, saved, written
-from plain_port import PortGenerator
+from plain_port import Holder, PortGenerator
 
 from gankernels.cli import main
 from gankernels.convert import convert, export
@@ -295,3 +298,27 @@ def test_reading_does_not_depend_on_order_or_sharing(tmp_path):
             assert tensor.is_contiguous()
         assert found["o"]["n"].tensor() == 5
     assert Reduced(dict).__reduce__() == (dict, ())
+
+
+GOLDEN = os.environ.get("GANKERNELS_GOLDEN", "")
+
+
+@pytest.mark.parametrize("path", sorted(pathlib.Path(GOLDEN).glob("stylegan*_G.npz")) if GOLDEN else [None])
+def test_published_parameters_come_over(tmp_path, path):
+    """Parameters of the published implementation, in a pickle of the published form: its images come out."""
+    if path is None:
+        pytest.skip("GANKERNELS_GOLDEN names no folder of published numbers")
+    d = np.load(path)
+    spec = json.loads(str(d["spec"]))
+    tree = Holder()
+    for name in d.files:
+        if name.startswith("param."):
+            tree.put(name.removeprefix("param."), torch.from_numpy(d[name].copy()), parameter=False)
+    g_ema = module(tree, "Generator", _init_args=(), _init_kwargs=spec["generator"])
+    convert(written(tmp_path / "n.pkl", {"G_ema": g_ema}), tmp_path / "out.safetensors")
+    net, _ = load_generator(tmp_path / "out.safetensors", CPU)
+    z, c = (torch.from_numpy(d[name]) for name in "zc")
+    for psi, name in ((1, "img"), (spec["truncation_psi"], "img_truncated")):
+        net.truncate(psi)
+        images = net.display(z, c if c.numel() else None)
+        torch.testing.assert_close(images, torch.from_numpy(d[name]), rtol=1e-3, atol=1e-4)
