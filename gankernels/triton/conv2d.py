@@ -56,11 +56,11 @@ def _convolve(
     kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
     common_y, common_x, inverse_y, inverse_x, size_class, noise_pitch,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64, ACT: tl.constexpr, CLAMP: tl.constexpr,
-    ALONE: tl.constexpr,
-    TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, FLAT: tl.constexpr,
-    PACKED: tl.constexpr, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, X_UNIT: tl.constexpr, W_IN_UNIT: tl.constexpr,
-    W_OUT_UNIT: tl.constexpr, Y_C_UNIT: tl.constexpr, Y_X_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    ALONE: tl.constexpr, TRANSPOSED: tl.constexpr, POINT: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr,
+    FLAT: tl.constexpr, PACKED: tl.constexpr, RUN: tl.constexpr, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr,
+    X_UNIT: tl.constexpr, W_IN_UNIT: tl.constexpr, W_OUT_UNIT: tl.constexpr, Y_C_UNIT: tl.constexpr,
+    Y_X_UNIT: tl.constexpr, BIG: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     acc_t = tl.float64 if y_ptr.dtype.element_ty == tl.float64 else tl.float32
     # The axis that a unit belongs to has stride 1; the strides across it are multiples of the unit.
@@ -125,7 +125,8 @@ def _convolve(
     x_row = row if POINT else row * between_y + start_y
     x_column = column if POINT else column * between_x + start_x
     x_at = first(group * in_channels * x_c + image * x_n + x_row * x_y + x_column * x_x, LAST)
-    w_at = second(group * w_group + tap_y * w_y + tap_x * w_x + channel * w_out, LAST)
+    w_start = group * w_group + tap_y * w_y + tap_x * w_x
+    w_at = second(w_start + channel * w_out, LAST)
     if TAPS_Y > 0:
         taps_y, taps_x = TAPS_Y, TAPS_X
     taps = taps_y * taps_x
@@ -160,12 +161,25 @@ def _convolve(
                 x_scale_ptr, image, inside, group * in_channels + source, known, groups * in_channels, ALONE, LAST
             )
             x = scaled(x, scale, WIDEN)
-        if PACKED:
-            at = w_at + first(lane_k, LAST)
-            known = lane_k < in_channels * taps
+        if RUN > 0:  # lanes run along this many taps and then along channels
+            run_k = step * BLOCK_K + tl.arange(0, BLOCK_K // RUN)[:, None, None] * RUN
+            run_k += tl.arange(0, RUN)[None, None, :]
+            source = run_k // taps
+            tap = run_k % taps
+            known = source < in_channels
+            if BIG:
+                source = source.to(tl.int64)
+            at = w_start + (channel * w_out)[None, :, None] + source * w_in
+            at += tap // taps_x * every_y * w_y + tap % taps_x * every_x * w_x
+            w = tl.load(w_ptr + at, known & (channel < out_channels)[None, :, None], 0.0)
+            w = tl.permute(w, (1, 0, 2)).reshape(BLOCK_C, BLOCK_K)
         else:
-            at = w_at + first(source * w_in, LAST) + (w_j_y * every_y * w_y + w_j_x * every_x * w_x)
-        w = tl.load(w_ptr + at, first(known, LAST) & second(channel < out_channels, LAST), 0.0)
+            if PACKED:
+                at = w_at + first(lane_k, LAST)
+                known = lane_k < in_channels * taps
+            else:
+                at = w_at + first(source * w_in, LAST) + (w_j_y * every_y * w_y + w_j_x * every_x * w_x)
+            w = tl.load(w_ptr + at, first(known, LAST) & second(channel < out_channels, LAST), 0.0)
         if WIDEN:
             x, w = x.to(acc_t), w.to(acc_t)
         if LAST:
@@ -179,16 +193,21 @@ def _convolve(
             block = tl.where(j_y == taps_y, block + BLOCK_K, block)
             j_y = tl.where(j_y == taps_y, 0, j_y)
 
+    # Of tiles of one shape Triton gives loads the store's packs: lanes far apart in x. So that of packs is transposed.
+    TURNED: tl.constexpr = Y_X_UNIT > 1
+    FIRST: tl.constexpr = LAST or TURNED
+    if TURNED:
+        total = tl.trans(total)
     known = channel < out_channels
     channel = group * out_channels + channel
     y_row, y_column = row * step_y + phase_y, column * step_x + phase_x
-    at = first(image * y_n + y_row * y_y + y_column * y_x, LAST) + second(channel * y_c, LAST)
-    ok = first(inside, LAST) & second(known, LAST)
+    at = first(image * y_n + y_row * y_y + y_column * y_x, FIRST) + second(channel * y_c, FIRST)
+    ok = first(inside, FIRST) & second(known, FIRST)
     if z_ptr is not None:
         tl.store(z_ptr + at, total.to(z_ptr.dtype.element_ty), ok)
     total = finished(
         total, bias_ptr, y_scale_ptr, noise_ptr, channel, known, image, inside, y_row * y_width + y_column,
-        groups * out_channels, noise_pitch, alpha, gain, clamp, BIAS, ACT, CLAMP, ALONE, LAST,
+        groups * out_channels, noise_pitch, alpha, gain, clamp, BIAS, ACT, CLAMP, ALONE, FIRST,
     )  # fmt: skip
     tl.store(y_ptr + at, total.to(y_ptr.dtype.element_ty), ok)
 
@@ -247,6 +266,9 @@ def convolve(
         and common == [1, 1]
     )
     packed = flat and not transposed and weight[0].is_contiguous()
+    # The taps of a channel lie together, those of the next one in the sum far away: lanes that differ in both axes.
+    run = triton.next_power_of_2(taps[0] * taps[1]) if flat and not last and not packed else 0
+    run = run if run < plan.block else 0
     w_group = a_group * weight.stride(0)
 
     item, (x_n, x_c, x_y, x_x), (y_n, y_c, y_y, y_x) = x.element_size(), x.stride(), y.stride()
@@ -269,7 +291,7 @@ def convolve(
         tile = triton.cdiv(an_image, meta["BLOCK_P"]) * x.shape[0] if alone else triton.cdiv(pixels, meta["BLOCK_P"])
         return (tile * steps[0] * steps[1] * groups * triton.cdiv(out_channels, meta["BLOCK_C"]),)
 
-    plan.tuned(_convolve, _KEYS, scale is not None)[grid](
+    plan.tuned(_convolve, _KEYS, scale is not None, last)[grid](
         x, weight, bias, y, bare, scale, y_scale, noise,
         x.shape[0], in_channels, out_channels, groups, *x.shape[2:], *size,
         *x.stride(), w_in, w_out, w_group, w_y, w_x, *y.stride(),
@@ -277,6 +299,7 @@ def convolve(
         size[0] * size[1] if noise is not None and noise.shape[0] > 1 else 0, finish.alpha, finish.gain, finish.clamp,
         ACT=finish.act, CLAMP=finish.clamp >= 0, ALONE=alone,
         TRANSPOSED=strided, POINT=point, BIAS=bias is not None, LAST=last, FLAT=flat, PACKED=packed,
+        RUN=run,
         TAPS_Y=taps[0] if alike else 0, TAPS_X=taps[1] if alike else 0, BIG=tiles.needs_64_bit(x, weight, y),
         **units, **plan.constants,
     )  # fmt: skip

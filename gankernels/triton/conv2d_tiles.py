@@ -63,13 +63,23 @@ BLOCK = {"half": 32, "tf32": 16, "plain": 16, "double": 16}
 # (pixels, channels, warps, stages, registers); the last serves small problems. Left to itself ptxas spills a few
 # registers to reach the next step of occupancy.
 _TENSOR_CORE = (
-    (128, 128, 8, 3, 168), (128, 64, 4, 3, 168), (64, 64, 4, 3, 168), (128, 32, 4, 3, 168), (128, 16, 4, 3, 168),
+    (128, 128, 8, 3, 168), (128, 64, 8, 3, 168), (64, 64, 4, 3, 168), (128, 32, 4, 3, 168), (128, 16, 4, 3, 168),
     (32, 32, 4, 3, 128),
 )  # fmt: skip
 TILES = {
     "half": _TENSOR_CORE,
     "tf32": _TENSOR_CORE,
     "plain": ((64, 64, 8, 1, 168), (64, 32, 4, 1, 168), (128, 16, 4, 1, 168), (32, 32, 4, 1, 168)),
+    # Where one operand's summed axis is innermost. Without tensor cores a thread has 4 by 4 results, or 2 by 2 where it
+    # has fewer than 16: a warp of 32 of them side by side reads one row of that operand at once, two lie in one bank.
+    "plain rows": ((128, 64, 8, 1, 168), (128, 32, 8, 1, 168), (128, 16, 4, 1, 168), (32, 32, 4, 1, 168)),
+    "plain channels": (
+        (64, 128, 8, 1, 168),
+        (64, 64, 16, 1, 128),
+        (64, 32, 4, 1, 168),
+        (128, 16, 4, 1, 168),
+        (32, 32, 4, 1, 168),
+    ),
     "double": ((32, 32, 4, 2, 128),),
 }
 
@@ -100,8 +110,11 @@ class Plan:
             "BLOCK_K": self.block,
         }
 
-    def tuned(self, kernel, keys: tuple[str, ...], scaled: bool):
-        return tuned(kernel, self.how, keys, self.backend, scaled)
+    def tuned(self, kernel, keys: tuple[str, ...], scaled: bool, last: bool | None = None):
+        """The kernel with its tiles; `last` where the summed axis is innermost in x, or, if false, in the weight."""
+        innermost = self.how == "plain" and last is not None
+        tiles = f"plain {'channels' if last else 'rows'}" if innermost else self.how
+        return tuned(kernel, tiles, keys, self.backend, scaled)
 
 
 def size_class(pixels: int) -> int:
@@ -118,10 +131,13 @@ def _suiting(configs, arguments, **constants):
     """The tiles that fit a problem's channels and pixels."""
     channels = min(128, max(16, triton.next_power_of_2(arguments["out_channels"])))
     pixels = 1 << arguments["size_class"]
+    # Without tensor cores warps of NHWC lie along channels, see TILES: in a tile of fewer they would share banks.
+    alike = constants["LAST"] and constants["PRECISION"] == "ieee" and constants["BLOCK_K"] == BLOCK["plain"]
+    least = min(64, channels) if alike else channels // 2
     fit = [
         c
         for c in configs
-        if channels // 2 <= c.kwargs["BLOCK_C"] <= channels and min(64, pixels) <= c.kwargs["BLOCK_P"] <= pixels
+        if least <= c.kwargs["BLOCK_C"] <= channels and min(64, pixels) <= c.kwargs["BLOCK_P"] <= pixels
     ]
     # What leaves too few registers: addresses of a transposed convolution in NCHW, and numbers for each pixel.
     strided = constants.get("TRANSPOSED") and not constants["LAST"]
@@ -129,6 +145,10 @@ def _suiting(configs, arguments, **constants):
     together = (scaled or arguments.get("y_scale_ptr") is not None) and not constants["ALONE"]
     most = 512 if strided and together else 1024 if strided or together or (scaled and not constants["LAST"]) else 2048
     fit = [c for c in fit if c.kwargs["BLOCK_P"] * c.kwargs["BLOCK_C"] <= most * c.num_warps]
+    if scaled and not constants["LAST"]:  # lanes lie along pixels: more of them a warp, and each has all taps' places
+        fit = [c for c in fit if c.kwargs["BLOCK_P"] <= 16 * c.num_warps] or fit
+    if strided:  # a phase has one of stride x stride taps of the weight's lines: many pixels are to share them
+        fit = [c for c in fit if c.kwargs["BLOCK_P"] >= 128] or fit
     return fit or configs[-1:]
 
 

@@ -82,7 +82,7 @@ def _correlate(
         i = i.to(tl.int64)
     o_known = o < out_channels
     i_known = i < in_channels
-    small_at = second((group * out_channels + o) * small_c, LAST)
+    small_at = ((group * out_channels + o) * small_c)[None, :]
     large_at = second((group * in_channels + i) * large_c, LAST) + (move_y * large_y + move_x * large_x)
     pixels = batch * small_height * small_width
     total = tl.zeros((BLOCK_C, BLOCK_P), acc_t)
@@ -92,8 +92,8 @@ def _correlate(
         row = pixel // small_width % small_height
         image = pixel // small_width // small_height
         inside = first(pixel < pixels, LAST)
-        at = first(image * small_n + row * small_y + column * small_x, LAST) + small_at
-        small = tl.load(small_ptr + at, inside & second(o_known, LAST), 0.0)
+        at = (image * small_n + row * small_y + column * small_x)[:, None] + small_at
+        small = tl.load(small_ptr + at, (pixel < pixels)[:, None] & o_known[None, :], 0.0)
         y_from = row * stride_y - pad_y
         x_from = column * stride_x - pad_x
         y_here = first(y_from, LAST) + move_y
@@ -103,7 +103,7 @@ def _correlate(
         if small_scale_ptr is not None:
             numbers = scales(
                 small_scale_ptr, which, pixel < pixels, group * out_channels + o, o_known, groups * out_channels,
-                ALONE, LAST,
+                ALONE, True,
             )  # fmt: skip
             small = scaled(small, numbers, WIDEN)
         inside &= within(y_here, large_height) & within(x_here, large_width)
@@ -117,10 +117,8 @@ def _correlate(
             large = scaled(large, numbers, WIDEN)
         if WIDEN:
             small, large = small.to(acc_t), large.to(acc_t)
-        if LAST:
-            total = tl.dot(tl.trans(small), large, total, input_precision=PRECISION, out_dtype=acc_t)
-        else:
-            total = tl.dot(small, tl.trans(large), total, input_precision=PRECISION, out_dtype=acc_t)
+        large = large if LAST else tl.trans(large)
+        total = tl.dot(tl.trans(small), large, total, input_precision=PRECISION, out_dtype=acc_t)
     at = split * out_split + ((group * out_channels + o) * out_o)[:, None]
     at += (i * out_i + tap_y * out_y + tap_x * out_x)[None, :]
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), o_known[:, None] & i_known[None, :])
@@ -175,11 +173,8 @@ def weight_grad(
     if not last:
         small_unit = (small_x, small.shape[3], small_n, small_c, small_y)
     split, out_o, out_i, out_y, out_x = strides
-    small_unit = unit(small.element_size(), *small_unit)
-    if not last:  # Triton gives both tiles one layout: lanes far apart in `small` would scatter the loads of `large`
-        small_unit = min(small_unit, max(1, 4 // small.element_size()))
     units = {
-        "SMALL_UNIT": small_unit,
+        "SMALL_UNIT": unit(small.element_size(), *small_unit),
         "LARGE_UNIT": unit(large.element_size(), large_c, in_channels, large_n, large_y, large_x) if last else 1,
         "OUT_UNIT": unit(sums.element_size(), out_i, in_channels, split, out_o, out_y, out_x) if not flat else 1,
     }

@@ -19,7 +19,10 @@ from gankernels.ops import _check
 
 _TILE = 512
 _HELD = 36  # numbers of a filter that stay in registers
-_UNROLLED = 64  # samples for which a group of outputs is straight-line code; more are a loop over rows
+# Samples for which a group of outputs is straight-line code, more are a loop over rows: where the registers would hold
+# numbers of the filter for each column, or packs of 16-bit numbers, and elsewhere.
+_UNROLLED_LONG, _UNROLLED = 36, 64
+_CHOSEN = 6  # numbers of the filter's column among which a loop chooses in registers; of more it loads one
 
 
 @triton.jit
@@ -43,11 +46,22 @@ def _add(totals, g: tl.constexpr, term):
 
 
 @triton.jit
+def _choose(
+    weights, ty, FIRST: tl.constexpr, EVERY: tl.constexpr, STEP: tl.constexpr, KH: tl.constexpr, AT: tl.constexpr
+):
+    """weights[ty * STEP + AT], ty one of FIRST, FIRST + EVERY, ... below KH, else 0."""
+    weight = weights[AT] * 0.0
+    for t in tl.static_range(FIRST, KH, EVERY):
+        weight = tl.where(ty == t, weights[t * STEP + AT], weight)
+    return weight
+
+
+@triton.jit
 def _add_row(
-    totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
+    totals, n, x_ptr, f_ptr, fy_ptr, weights, weights_y, top, first_x, tap_x, inside, height, width, step,
     UX: tl.constexpr, UY: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr, SHIFT: tl.constexpr,
     SEPARABLE: tl.constexpr, FLIP: tl.constexpr, GROUP: tl.constexpr, HELD: tl.constexpr, UNROLLED: tl.constexpr,
-    acc_t: tl.constexpr,
+    CHOSEN: tl.constexpr, acc_t: tl.constexpr,
 ):  # fmt: skip
     """What row n of a group's window gives to the rows of the output; those that do not meet it stay as they are."""
     NX: tl.constexpr = (KW + UX - 1) // UX
@@ -75,7 +89,10 @@ def _add_row(
                 else:
                     ty = UY * n - g * DY - SHIFT
                     meets = (ty >= 0) & (ty < KH)
-                    weight = _weight(f_ptr, x_at, ty, (x_at < KW) & meets, KW, KH, FLIP, acc_t)
+                    if HELD and CHOSEN:
+                        weight = _choose(weights, ty, (-g * DY - SHIFT) % UY, UY, NX, KH, tx)
+                    else:
+                        weight = _weight(f_ptr, x_at, ty, (x_at < KW) & meets, KW, KH, FLIP, acc_t)
                     totals = _add(totals, g, tl.where(meets, weight * sample, 0.0))
     if SEPARABLE:
         for g in tl.static_range(GROUP):
@@ -86,7 +103,10 @@ def _add_row(
             else:
                 ty = UY * n - g * DY - SHIFT
                 meets = (ty >= 0) & (ty < KH)
-                weight = _weight(fy_ptr, 0, ty, meets, 1, KH, FLIP, acc_t)
+                if CHOSEN:
+                    weight = _choose(weights_y, ty, (-g * DY - SHIFT) % UY, UY, 1, KH, 0)
+                else:
+                    weight = _weight(fy_ptr, 0, ty, meets, 1, KH, FLIP, acc_t)
                 totals = _add(totals, g, tl.where(meets, weight * line, 0.0))
     return totals
 
@@ -97,7 +117,8 @@ def _fir(
     gain: tl.float64,
     UX: tl.constexpr, UY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, KW: tl.constexpr, KH: tl.constexpr,
     SHIFT: tl.constexpr, SEPARABLE: tl.constexpr, FLIP: tl.constexpr, LAST: tl.constexpr, BIG: tl.constexpr,
-    GROUP: tl.constexpr, HELD: tl.constexpr, UNROLLED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr, HELD: tl.constexpr, UNROLLED: tl.constexpr, CHOSEN: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     acc_t: tl.constexpr = tl.float64 if out_ptr.dtype.element_ty == tl.float64 else tl.float32
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -135,19 +156,23 @@ def _fir(
         for at in tl.static_range(1, H * NX):
             x_at = tap_x + at % NX * UX
             weights += (_weight(f_ptr, x_at, at // NX, x_at < KW, KW, H, FLIP, acc_t),)
+    weights_y = (_weight(fy_ptr, 0, 0, True, 1, KH, FLIP, acc_t),)
+    if SEPARABLE and CHOSEN:
+        for at in tl.static_range(1, KH):
+            weights_y += (_weight(fy_ptr, 0, at, True, 1, KH, FLIP, acc_t),)
     totals = (tl.zeros((ROWS, COLUMNS), acc_t),) * GROUP
     x_ptr += plane * height * width * step + offset
     if UNROLLED:
         for n in tl.static_range(N):
             totals = _add_row(
-                totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
-                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, acc_t,
+                totals, n, x_ptr, f_ptr, fy_ptr, weights, weights_y, top, first_x, tap_x, inside, height, width, step,
+                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, CHOSEN, acc_t,
             )  # fmt: skip
     else:
         for n in tl.range(N):
             totals = _add_row(
-                totals, n, x_ptr, f_ptr, fy_ptr, weights, top, first_x, tap_x, inside, height, width, step,
-                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, acc_t,
+                totals, n, x_ptr, f_ptr, fy_ptr, weights, weights_y, top, first_x, tap_x, inside, height, width, step,
+                UX, UY, DY, KW, KH, SHIFT, SEPARABLE, FLIP, GROUP, HELD, UNROLLED, CHOSEN, acc_t,
             )  # fmt: skip
     for g in tl.static_range(GROUP):
         oy = group * GROUP + g
@@ -208,11 +233,14 @@ def upfirdn2d(
     taps_x = triton.cdiv(kw, up[0])
     shift = -padding[2] % up[1]
     samples = ((group - 1) * down[1] + shift + kh - 1) // up[1] + 1
+    long = x.element_size() == 2 if last else up[0] > 1
+    unrolled = samples * taps_x <= (_UNROLLED_LONG if long else _UNROLLED)
     _fir[(triton.cdiv(rows, tall), triton.cdiv(columns, wide))](
         x, f, fy.contiguous() if separable else f, out, rows, columns, height, width, out_height, out_width, groups,
         padding[0], -padding[2] // up[1], 0, gain, UX=up[0], UY=up[1], DX=down[0], DY=down[1], KW=kw, KH=kh,
         SHIFT=shift, SEPARABLE=separable, FLIP=flip, LAST=last, BIG=max(x.numel(), out.numel()) > 2**31 - _TILE * 128,
-        GROUP=group, HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=samples * taps_x <= _UNROLLED,
+        GROUP=group, HELD=(1 if separable else kh) * taps_x <= _HELD, UNROLLED=unrolled,
+        CHOSEN=not unrolled and triton.cdiv(kh, up[1]) <= _CHOSEN,
         ROWS=tall, COLUMNS=wide, num_warps=_TILE * x.element_size() // 512 if last else 4,  # last: 16 bytes a thread
     )  # fmt: skip
     return out

@@ -10,14 +10,7 @@ from .evidence import OPERATORS, bias_act, check, measure, report, static
 pytestmark = pytest.mark.skipif(nvrtc.missing() is not None, reason=str(nvrtc.missing()))
 
 # The sample: one dtype; the command runs the rest.
-SPILLS = {("conv2d", "4x4 transposed, stride 2, value, bfloat16 NHWC"): "one tile spills two registers on sm_90"}
-"""What is broken and listed so in the document: the test fails as soon as it no longer is."""
-CASES = [
-    pytest.param(op, case, marks=[pytest.mark.xfail(strict=True, reason=r) for r in [SPILLS.get((op, case.name))] if r])
-    for op in OPERATORS
-    for case in report.module_of(op).cases()
-    if "bfloat16" in case.name
-]
+CASES = [(op, case) for op in OPERATORS for case in report.module_of(op).cases() if "bfloat16" in case.name]
 
 
 @pytest.mark.parametrize("op", OPERATORS)

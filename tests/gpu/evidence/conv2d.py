@@ -2,11 +2,16 @@
 
 Unfused is PyTorch's one convolution, at the floor. A call asks for x once for each tap and tile of channels, for the
 weight once for each tile of pixels, in tiles of 64 pixels by half the channels at worst; what is asked for again lies
-in the caches. A weight gradient also writes its partial sums, one for each split. In NCHW a tap's pixels start
-anywhere, and a phase's taps and pixels lie apart: more sectors than the bytes would need. IEEE float32 is no tensor
-core's: where the summed channels are innermost its dots read rows of shared memory two at a time. For it PyTorch copies
-the weight of NHWC layers, and both images of NCHW weight gradients, into the order that dots read: not counted here.
+in the caches. A weight gradient also writes its partial sums, one for each split. IEEE float32 is no tensor core's; for
+it PyTorch copies the weight of NHWC layers, and both images of NCHW weight gradients, into the order that dots read:
+not counted here. A call runs one of its tiles, drawn; compiled are all.
+
+Sectors in NCHW: x, the result and a weight read as it lies are ideal. Not so, and the limit is then what the addresses
+of a request's 32 lanes give: pixels two apart, of the image that a stride of 2 skips through, 2; a phase's taps, every
+second one each way of a contiguous weight, 4; and the weight that is read along its outer axis, in runs of 9 numbers.
 """
+
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +45,44 @@ def _prepare(layer, call, dtype, layout):
     return prepare
 
 
+def weight_sectors(taps, of, channels, run, item, block):
+    """Sectors over the ideal of loads of a weight [summed, channels, of taps] for `taps` of each channel.
+
+    A request is `run` neighbours on the axis of summed channels and taps, by 32 / `run` channels.
+    """
+    touched = requests = 0
+    across = 32 // run
+    for k, c in product(range(0, block * len(taps), run), range(0, channels, across)):
+        places = product(range(k, k + run), range(c, c + across))
+        at = {((q // len(taps) * channels + i) * of + taps[q % len(taps)]) * item // 32 for q, i in places}
+        touched, requests = touched + len(at), requests + 1
+    return touched / requests / item
+
+
+def sectors_of_tile(pixels, channels, summed, x=1.0, weight=1.0, y=1.0):
+    """Sectors over the ideal of a tile of the result, from those of its loads and of its store."""
+    parts = pixels * summed, channels * summed, pixels * channels
+    return sum(n * r for n, r in zip(parts, (x, weight, y), strict=True)) / sum(parts)
+
+
+def _nchw_sectors(layer, call, dtype):
+    """The limit of a call, at the tile that it draws."""
+    half, item = dtype.itemsize == 2, dtype.itemsize
+    block = 32 if half else 16
+    if layer == "3x3":
+        if call != OF_X:
+            return 1.0
+        weight = weight_sectors(range(9), 9, 64, 16, item, block)
+        return sectors_of_tile(*((64, 64) if half else (128, 64)), 9 * 64, weight=weight)
+    if call == VALUE:
+        weight = weight_sectors((0, 2, 8, 10), 16, 64, 4, item, block)
+        return sectors_of_tile(128, 32, 4 * 128, weight=weight, y=2)
+    if call == OF_X:
+        return sectors_of_tile(128, 64, 16 * 64, x=2)
+    # The small image, the large one and the partial sums, which are half as many bytes as each; float32 is NHWC by now.
+    return (1 + 2 + 0.5) / 2.5 if half else 1.0
+
+
 def _case(layer, call, dtype, layout):
     x_shape, w_shape, kwargs, transposed = LAYERS[layer]
     f = F.conv_transpose2d if transposed else F.conv2d
@@ -49,10 +92,9 @@ def _case(layer, call, dtype, layout):
     pixels, outer, inner = small[0] * small[2] * small[3], small[1], large[1]  # each pixel of `small` meets every tap
     partial = 0
     if call == OF_WEIGHT:
-        tile = 64 if dtype.itemsize == 2 else 32
         tiles = cdiv(outer, 64) * cdiv(inner, 64) * taps
         partial = splits_of(pixels, 32 if dtype.itemsize == 2 else 16, tiles) * outer * inner * taps * 4
-        asked = pixels * taps * (outer * cdiv(inner, tile) + inner * cdiv(outer, tile)) * dtype.itemsize + partial
+        asked = pixels * taps * (outer * cdiv(inner, 64) + inner * cdiv(outer, 64)) * dtype.itemsize + partial
     else:
         up = (call == VALUE) == transposed  # the result is `large`
         source, result = (outer, inner) if up else (inner, outer)
@@ -65,8 +107,9 @@ def _case(layer, call, dtype, layout):
     name = f"{layer}, {call}, {str(dtype)[6:]} {'NHWC' if last else 'NCHW'}"
     return Case(
         "triton", name, _prepare(layer, call, dtype, layout), floor, floor, 1,
-        requested=1.01 * asked / floor, unique=1.05 + partial / floor, sectors=1.01 if last else 2.3,
-        wavefronts=1.1 if half else 2.1, registers=168, occupancy=0.12, dot=half, wide=last,
+        requested=1.01 * asked / floor, unique=1.05 + partial / floor,
+        sectors=1.01 * (1.0 if last else _nchw_sectors(layer, call, dtype)),
+        registers=168, occupancy=0.12, dot=half, wide=last,
     )  # fmt: skip
 
 

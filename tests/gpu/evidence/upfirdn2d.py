@@ -55,11 +55,12 @@ def _limits(call, backend, layout, backward):
     if backend == "cuda":  # 12 taps take registers, and tiles whose halos need shared memory
         kept = dict(registers=80, occupancy=0.25) if long else dict(registers=64, occupancy=0.5)
         return dict(requested=(call.pixels if last else call.rows)[backward], **kept)
-    # In NCHW the taps of a pack are not aligned together: a number a lane, every second one where the pass goes down.
+    # In NCHW the taps of a pack are not aligned together: a number a lane. Where the pass goes down, lanes take every
+    # second one: 2 times the sectors, and one more under half of the taps (2.25 in bfloat16, 2.125 in float32); numbers
+    # of the filter, one sector for all lanes, and the store bring the mean below.
     goes_down = backward and call.kwargs.get("up", 1) > 1
-    sectors = 1.01 if last else 2.1 if goes_down else 1.2
-    # The taps and four rows of sums stay in registers: as many as three blocks of a multiprocessor have.
-    return dict(requested=call.triton[backward], sectors=sectors, wide=last, registers=168, occupancy=0.18)
+    sectors = 1.01 if last else (2.05 if long else 1.87) if goes_down else 1.1
+    return dict(requested=call.triton[backward], sectors=sectors, wide=last, registers=128, occupancy=0.25)
 
 
 def cases():
