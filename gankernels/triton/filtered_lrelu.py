@@ -272,13 +272,16 @@ def run(
         blocks = triton.cdiv(channels, lanes)
         steps = triton.cdiv((rows - 1 + triton.cdiv(kdy, down[1])) * down[1], period)
         sums = x.new_empty((n, features, tiles_x * tiles_y), dtype=acc) if want_sums else None
+        # Each thread reads all taps of a filter of two axes: two warps of one channel have more outputs for them than
+        # four. By itself ptxas allots a few registers too few, and spills on sm_80.
+        fewer = fuy is not None and fdy is None and columns * lanes <= _COLUMNS and acc == torch.float32
+        most, room = (2, 168) if fewer else (8, 128)
         _march[(tiles_x * tiles_y * blocks * planes,)](
             *tensors, sums, *numbers, tiles_x, tiles_y, blocks, bit_bytes, steps, rows, across, *scales,
             UX=up[0], UY=up[1], DX=down[0], DY=down[1], KUX=kux, KUY=kuy, KDX=kdx, KDY=kdy, LEAD=-pad_down[0] % 4,
             TAP=(pad_up[2] + pad_down[2]) % up[1], PERIOD=period, COLUMNS=columns, OUTPUTS=outputs, CHANNELS=lanes,
             HOLD=fuy is not None and fdy is not None and kuy + kdy + kdx <= _HOLD,
-            num_warps=max(1, min(8, columns * lanes // 32)), **flags,
-            **registers(128),  # on sm_80 two are spilled else
+            num_warps=max(1, min(most, columns * lanes // 32)), **flags, **registers(room),
         )  # fmt: skip
         return sums
     y_parts = triton.cdiv(size[0] * size[1], _DIRECT)

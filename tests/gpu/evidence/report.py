@@ -131,10 +131,10 @@ def every(ops=OPERATORS, targets=TARGETS, note=print):
         entries = paths.CSRC / "cuda" / f"{op}_entries.cpp"
         for name in host.build(entries, (paths.CSRC, paths.CSRC / "cuda")).kernels if entries.exists() else ():
             for cc in targets:
-                facts = static.of_cuda(op, name, cc)
-                note(f"{name} for sm_{cc}: {facts.registers} registers")
-                if facts.stack or facts.spills:
-                    failures.append(f"{name} for sm_{cc}: {facts.stack} bytes of stack, {facts.spills} spills")
+                registers, stack = static.stack_of_cuda(op, name, cc)
+                note(f"{name} for sm_{cc}: {registers} registers")
+                if stack:
+                    failures.append(f"{name} for sm_{cc}: {stack} bytes of stack")
     return failures
 
 

@@ -55,12 +55,17 @@ def occupancy(cc, facts, threads):
     return blocks * warps * 32 / most_threads
 
 
-def of_sass(text, dynamic_shared=0):
-    """Facts from cuobjdump's listing of a cubin that holds one kernel."""
+def usage_of(text):
+    """(registers, bytes of stack, of shared memory) from what cuobjdump says of a cubin that holds one kernel."""
     usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", text)
     if not usage:
         raise ValueError(f"cuobjdump named no registers: {text[:200]!r}")
-    registers, stack, shared = map(int, usage.groups())
+    return tuple(map(int, usage.groups()))
+
+
+def of_sass(text, dynamic_shared=0):
+    """Facts from cuobjdump's listing of a cubin that holds one kernel."""
+    registers, stack, shared = usage_of(text)
     target = re.search(r"code for sm_(\d+)", text)
     if target and int(target.group(1)) >= 90 and shared:
         shared -= 1024  # the driver's own, counted in from Hopper on
@@ -78,17 +83,19 @@ def of_sass(text, dynamic_shared=0):
     )  # fmt: skip
 
 
+def _listing(cubin, *options):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [TOOL, *options, "-res-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def of_cubin(cubin, dynamic_shared=0):
     """Facts of a cubin with one kernel; kept by its content."""
     kept = paths.cache() / f"facts-{paths.digest(Path(__file__), cubin)}.json"
     if not kept.exists():
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(cubin)
-            file.flush()
-            listing = subprocess.run(
-                [TOOL, "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
-            )
-        paths.replace(kept, json.dumps(asdict(of_sass(listing.stdout))).encode())
+        paths.replace(kept, json.dumps(asdict(of_sass(_listing(cubin, "-sass")))).encode())
     facts = Facts(**json.loads(kept.read_text()))
     return Facts(**{**asdict(facts), "shared": facts.shared + dynamic_shared})
 
@@ -120,7 +127,17 @@ def of_triton(compiled):
     return of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
 
 
+def _cubin(op, name, cc):
+    includes = (paths.CSRC, paths.CSRC / "cuda")
+    return nvrtc.compile(paths.CSRC / "cuda" / f"{op}.cuh", name, f"sm_{cc}", includes).cubin
+
+
 def of_cuda(op, name, cc, dynamic_shared=0):
     """Facts of an instantiation in csrc/cuda/<op>.cuh, as NVRTC compiles it."""
-    includes = (paths.CSRC, paths.CSRC / "cuda")
-    return of_cubin(nvrtc.compile(paths.CSRC / "cuda" / f"{op}.cuh", name, f"sm_{cc}", includes).cubin, dynamic_shared)
+    return of_cubin(_cubin(op, name, cc), dynamic_shared)
+
+
+def stack_of_cuda(op, name, cc):
+    """(registers, bytes of stack) of an instantiation: without the listing of its code, which takes longer than the
+    compiler. What is spilled is on the stack."""
+    return usage_of(_listing(_cubin(op, name, cc)))[:2]
