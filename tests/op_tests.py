@@ -19,6 +19,7 @@ GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 class OpTests(ExportTests):
     name: str  # the operator's name in the registry
+    kernel = ""  # where it calls another operator: that one's name in the registry
     overloads: tuple[str, ...] = ()  # operators of the dispatcher behind it, without namespace
     dtypes = (torch.float64, *GPU_DTYPES)
     layout_of: tuple[str, ...] = ()  # tensors whose layout is varied; empty: all
@@ -50,7 +51,7 @@ class OpTests(ExportTests):
     @pytest.fixture(params=_backend.NAMES)
     def backend(self, request):
         name = request.param
-        reason = gankernels.why_not(name, self.device(name), self.name)
+        reason = gankernels.why_not(name, self.device(name), self.kernel or self.name)
         if reason:
             pytest.skip(f"{self.name} on {name}: {reason}")
         with gankernels.backend(name):
@@ -299,7 +300,7 @@ class OpTests(ExportTests):
             torch.func.grad(f)(s.tensors[name].detach())
             return
         for derivative in (torch.func.grad(f), lambda t: torch.func.jvp(f, (t,), (t,))):
-            with pytest.raises(RuntimeError, match=f"{self.name}: torch.func.grad, vjp and jvp cannot"):
+            with pytest.raises(RuntimeError, match=f"{self.kernel or self.name}: torch.func.grad, vjp and jvp cannot"):
                 derivative(s.tensors[name].detach())
 
     def test_threads_do_not_change_the_result(self, backend):

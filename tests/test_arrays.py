@@ -50,6 +50,17 @@ CALLS = [
     ("filter2d", (X, TAPS), {}),
     ("upsample2d", (X, TAPS), {}),
     ("downsample2d", (X, TAPS), {}),
+    ("filtered_lrelu", (X, TAPS, TAPS, BIAS), {"up": 2, "down": 2, "padding": 3}),
+    ("minibatch_stddev", (X,), {"group_size": 2}),
+    ("pixel_norm", (X,), {}),
+    ("pixel_shuffle_act", (draw(2, 4, 3, 2), 2, draw(4)), {"act": "lrelu"}),
+    ("add_noise", (X, draw(2, 1, 6, 5), BIAS), {}),
+    ("fade_in", (draw(2, 3, 6, 4), draw(2, 4, 3, 2), 0.25, draw(3, 4), BIAS), {}),
+    ("gradient_reversal", (X,), {}),
+    ("maxout", (draw(2, 6, 3, 2), 3), {}),
+    ("grid_sample2d", (X, draw(2, 3, 4, 2)), {}),
+    ("affine_grid_sample2d", (X, draw(2, 2, 3), (4, 3)), {}),
+    ("self_attention2d", (X, draw(2, 3, 2, 2), draw(2, 5, 2, 2)), {}),
     ("sum_squares_per_sample", (X,), {}),
     ("norm_per_sample", (X,), {}),
 ]
@@ -80,6 +91,7 @@ def test_numpy_in_numpy_out(name, args, kwargs, backend):
 
 
 def test_every_operator_takes_arrays():
+    assert {name for name, *_ in CALLS} == set(OPERATORS)
     for name in OPERATORS:
         assert getattr(ops, name).__wrapped__.__name__ == name
         with pytest.raises(ValueError, match=rf"^{name}: \w+ has dtype <U1"):

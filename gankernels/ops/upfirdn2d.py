@@ -120,9 +120,15 @@ def setup_filter(
 
 
 def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
-    """Filter without changing the size: ``upfirdn2d``, ``padding`` grown by taps // 2 before and (taps - 1) // 2 after.
+    """Filter without changing the size: `upfirdn2d` whose padding is that and taps // 2 before, (taps - 1) // 2 after.
 
-    Arguments, dtypes, derivatives and errors are those of ``upfirdn2d``; [N, C, H, W] to [N, C, H, W].
+    Args:
+        x: [N, C, H, W].
+        f, padding, flip_filter, gain: as in `upfirdn2d`, where f is `filter`.
+
+    Returns: [N, C, H, W] where padding is 0, dtype and layout as from `upfirdn2d`.
+        Differentiable in x and f to any order.
+    Raises: what `upfirdn2d` does, by this function's name.
     """
     return _run("filter2d", x, f, 1, 1, padding, flip_filter, gain)
 
@@ -130,9 +136,17 @@ def filter2d(x: Tensor, f: Tensor | None, *, padding: Pair = 0, flip_filter: boo
 def upsample2d(
     x: Tensor, f: Tensor | None, *, up: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
-    """Upsample by ``up`` and filter with ``gain`` times the product of the factors: [N, C, H, W] to [N, C, H up, W up].
+    """Upsample and filter: `upfirdn2d` whose gain is that times the product of the factors.
 
-    ``padding`` grows by (taps + up - 1) // 2 before and (taps - up) // 2 after; the rest is as in ``upfirdn2d``.
+    Args:
+        x: [N, C, H, W].
+        up: factor, or [x, y].
+        padding: added to (taps + up - 1) // 2 before and (taps - up) // 2 after.
+        f, flip_filter, gain: as in `upfirdn2d`, where f is `filter`.
+
+    Returns: [N, C, H up, W up] where padding is 0, dtype and layout as from `upfirdn2d`.
+        Differentiable in x and f to any order.
+    Raises: what `upfirdn2d` does, by this function's name.
     """
     return _run("upsample2d", x, f, up, 1, padding, flip_filter, gain)
 
@@ -140,9 +154,17 @@ def upsample2d(
 def downsample2d(
     x: Tensor, f: Tensor | None, *, down: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
-    """Filter and keep every ``down``-th sample: [N, C, H, W] to [N, C, H / down, W / down].
+    """Filter and keep every `down`-th sample.
 
-    ``padding`` grows by (taps - down + 1) // 2 before and (taps - down) // 2 after; the rest is as in ``upfirdn2d``.
+    Args:
+        x: [N, C, H, W].
+        down: step, or [x, y].
+        padding: added to (taps - down + 1) // 2 before and (taps - down) // 2 after.
+        f, flip_filter, gain: as in `upfirdn2d`, where f is `filter`.
+
+    Returns: [N, C, H / down, W / down] where padding is 0, dtype and layout as from `upfirdn2d`.
+        Differentiable in x and f to any order.
+    Raises: what `upfirdn2d` does, by this function's name.
     """
     return _run("downsample2d", x, f, 1, down, padding, flip_filter, gain)
 
