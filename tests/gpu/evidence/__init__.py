@@ -5,15 +5,18 @@ Each operator lists its calls at a model's shapes in a module of its own; OPERAT
 
 OPERATORS = (
     "adain",
+    "add_noise",
     "batch_norm_act",
     "bias_act",
     "conditional_batch_norm",
     "conv2d",
     "filtered_lrelu",
     "grid_sample2d",
+    "maxout",
     "modulate_act",
     "modulated_conv2d",
     "per_sample",
+    "pixel_shuffle_act",
     "spade_norm",
     "spectral_norm",
     "upfirdn2d",
