@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kWalkThreads) add_noise_value(const __grid_con
 #pragma unroll
       for (int i = 0; i < V; ++i) y[i] += own * columns[term][i];
     }
-    store_whole<T, V>(static_cast<T*>(p.out) + at, y);
+    store_together<T, V>(static_cast<T*>(p.out) + at, y);
   }
 }
 

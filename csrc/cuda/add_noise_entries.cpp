@@ -9,7 +9,10 @@ struct Image {
   Sizes sizes() const { return last ? Sizes{samples, pixels, channels} : Sizes{samples, channels, pixels}; }
 };
 
-WalkPlan plan_of(const Image& image, i64 wide, i64 dtype) { return {image.sizes(), wide ? 16 / type_bytes(dtype) : 1}; }
+// A block that sums columns takes rows enough that what it writes is little beside what it reads.
+WalkPlan plan_of(const Image& image, i64 wide, i64 dtype, bool sums) {
+  return {image.sizes(), wide ? 16 / type_bytes(dtype) : 1, sums ? 64 : 1};
+}
 
 void put_term(AddNoiseParams& p, int term, const Image& image, const void* s, i64 s_step, const void* m, i64 shared) {
   const NoiseLine strength = {s, 0, s_step}, noise = {m, shared ? 0 : image.pixels, 1};
@@ -28,7 +31,7 @@ const char* run(const Launcher* launcher, AddNoiseParams& p, const Image& image,
     return fail("wide: got 1, but a pointer is no multiple of 16 bytes");
   for (const NoiseLine& line : p.column)
     if (wide && line.step && !aligned(line.at, 16)) return fail("wide: got 1, but noise is no multiple of 16 bytes");
-  const WalkPlan plan = plan_of(image, wide, dtype);
+  const WalkPlan plan = plan_of(image, wide, dtype, !p.out);
   const i64 blocks = s.samples * plan.outer_blocks * plan.inner_blocks;
   if (blocks > 0x7fffffff) return fail("sizes: got %lld blocks, expected fewer than 2^31", blocks);
   p.outer = s.outer;
@@ -51,7 +54,7 @@ GK_EXPORT_KERNELS(add_noise, GK_ADD_NOISE_KERNELS)
 
 extern "C" void gk_add_noise_blocks(gk::i64 samples, gk::i64 channels, gk::i64 pixels, gk::i64 last, gk::i64 wide,
                                     gk::i64 dtype, gk::i64* over_pixels, gk::i64* over_channels) {
-  const gk::WalkPlan plan = gk::plan_of({samples, channels, pixels, last}, wide, dtype);
+  const gk::WalkPlan plan = gk::plan_of({samples, channels, pixels, last}, wide, dtype, true);
   *over_pixels = last ? plan.outer_blocks : plan.inner_blocks;
   *over_channels = last ? plan.inner_blocks : plan.outer_blocks;
 }

@@ -20,8 +20,8 @@ struct Sizes {
 struct WalkPlan {
   i64 pack, lanes, tall, rows, outer_blocks, inner_blocks;
 
-  // `most` elements a thread, where they divide the inner axis.
-  WalkPlan(const Sizes& s, i64 most) {
+  // `most` elements a thread, where they divide the inner axis; `least` rows a block, where there are as many.
+  WalkPlan(const Sizes& s, i64 most, i64 least = 1) {
     constexpr i64 kBlocks = 512;    // blocks that fill a large GPU
     constexpr i64 kMostSteps = 16;  // rows of threads that a block walks along
     pack = s.inner % most == 0 ? most : 1;
@@ -30,7 +30,8 @@ struct WalkPlan {
     tall = kWalkThreads / lanes;
     inner_blocks = ceil_div(s.inner, lanes * pack);
     const i64 steps = ceil_div(s.outer, tall);
-    rows = tall * std::max<i64>(1, std::min({steps, kMostSteps, s.samples * inner_blocks * steps / kBlocks}));
+    const i64 filling = std::min({steps, kMostSteps, s.samples * inner_blocks * steps / kBlocks});
+    rows = tall * std::max<i64>(filling, std::min(steps, ceil_div(least, tall)));
     outer_blocks = ceil_div(s.outer, rows);
   }
 };

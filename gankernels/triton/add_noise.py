@@ -84,7 +84,8 @@ def _noise(
 class _Call:
     """How a kernel goes over images like `like`."""
 
-    def __init__(self, like: Tensor):
+    def __init__(self, like: Tensor, least: int = 1):
+        """`least`: rows a program, where there are as many: what it sums is then little beside what it reads."""
         self.like, self.layout = like, _check.kept_format(like)
         n, c, h, w = like.shape
         self.last = self.layout == torch.channels_last
@@ -93,7 +94,8 @@ class _Call:
         self.tall = _TILE // self.columns
         self.inner_blocks = triton.cdiv(self.inner, self.columns)
         steps = triton.cdiv(self.outer, self.tall)
-        self.rows = self.tall * max(1, min(steps, _MOST_STEPS, n * self.inner_blocks * steps // _PROGRAMS))
+        filling = min(steps, _MOST_STEPS, n * self.inner_blocks * steps // _PROGRAMS)
+        self.rows = self.tall * max(1, filling, min(steps, triton.cdiv(least, self.tall)))
         self.outer_blocks = triton.cdiv(self.outer, self.rows)
         self.exact = torch.promote_types(like.dtype, torch.float32)
 
@@ -148,7 +150,7 @@ def value(x: Tensor, add: bool, s, m, s2, m2, factor: float) -> Tensor:
 
 def sums(g: Tensor, s: Tensor | None, m: Tensor, factor: float, wanted: list[bool]) -> tuple[Tensor, Tensor]:
     """`wanted`: of the noise and of the strength."""
-    call = _Call(g)
+    call = _Call(g, 64)
     of_noise, of_strength = call.sums(wanted[0], False), call.sums(wanted[1], True)
     rows, columns = (of_noise, of_strength) if call.last else (of_strength, of_noise)
     if any(wanted):

@@ -13,7 +13,7 @@ SOURCES = (
     "csrc/cuda/add_noise*", "csrc/cuda/block_sums.cuh", "csrc/cuda/channel_sums.cuh", "csrc/cuda/launch.h",
     "csrc/cuda/pack.cuh", "csrc/cuda/together.cuh", "csrc/cuda/walk_plan.h", "gankernels/triton/add_noise.py",
 )  # fmt: skip
-N, C, SIZE = 4, 64, 32
+N, C, SIZE = 4, 64, 64
 NUMEL, NOISE = N * C * SIZE**2, N * SIZE**2
 
 
@@ -41,18 +41,18 @@ def cases():
                 item = dtype.itemsize
                 size, noise, strength = NUMEL * item, NOISE * item, C * item
                 what = f"{str(dtype)[6:]} {'NHWC' if layout == torch.channels_last else 'NCHW'}"
-                # Noise and strengths are read for each block and row.
-                limits = {"requested": 1.3, "sums": ("sums", "_noise"), "wavefronts": 2.1}
+                # Every block reads noise and strengths again; a thread its row's beside 16 bytes of x.
+                limits = {"requested": 1.7, "sums": ("sums", "_noise"), "sectors": 1.1}
                 # PyTorch: noise times strength is written and read; that times the gradient, and its sums.
                 yield Case(
                     backend, f"value {what}", _call(dtype, layout, "value"), 2 * size + noise + strength, 4 * size, 1,
-                    requested=1.3, registers=64,
+                    requested=1.65,
                 )  # fmt: skip
                 yield Case(
                     backend, f"strength {what}", _call(dtype, layout, "gradient"), size + noise + strength,
-                    3 * size + noise, 1, unique=1.1, **limits,
+                    3 * size + noise, 1, **limits,
                 )  # fmt: skip
                 yield Case(
                     backend, f"noise and strength {what}", _call(dtype, layout, "both"),
-                    size + 2 * noise + 2 * strength, 6 * size + 2 * noise, 1, unique=1.3, **limits,
+                    size + 2 * noise + 2 * strength, 6 * size + 2 * noise, 1, **limits,
                 )  # fmt: skip
