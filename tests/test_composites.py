@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample
 
 import gankernels
-from gankernels.ops import add_noise, fade_in, gradient_reversal
+from gankernels.ops import fade_in, gradient_reversal
 
 
 def random(*shape, last=False):
@@ -37,32 +37,6 @@ class Plain(OpTests):
 
     test_opcheck = None
     test_compile_follows_the_forced_backend = None
-
-
-class TestAddNoise(Plain):
-    name = "add_noise"
-
-    def samples(self):
-        yield Sample({"x": random(2, 3, 4, 5), "noise": random(2, 1, 4, 5), "strength": random(3)})
-        yield Sample({"x": random(2, 3, 4, 5, last=True), "noise": random(4, 5), "strength": random()})
-        yield Sample({"x": random(2, 3, 1, 1), "noise": random(1, 1, 1, 1)}, {"strength": -0.5})
-        yield Sample({"x": random(0, 3, 4, 4), "noise": random(0, 1, 4, 4), "strength": random(3)})
-
-    def bad(self):
-        x, noise = torch.randn(2, 3, 4, 5), torch.randn(4, 5)
-        good = {"x": x, "noise": noise, "strength": 1.0}
-        yield good | {"x": x.int()}, "x has dtype torch.int32"
-        yield good | {"x": x[0]}, "x has shape"
-        yield good | {"noise": None}, "noise is NoneType"
-        yield good | {"noise": noise.double()}, "noise has dtype torch.float64"
-        yield good | {"noise": noise.to("meta")}, "noise is on meta"
-        yield (
-            good | {"noise": noise.T},
-            r"noise has shape \[5, 4\], expected \[2, 1, 4, 5\], \[1, 1, 4, 5\] or \[4, 5\]",
-        )
-        yield good | {"strength": torch.ones(4)}, r"strength has shape \[4\], expected \[\] or \[3\]"
-        yield good | {"strength": torch.ones(3).double()}, "strength has dtype"
-        yield good | {"strength": float("nan")}, "strength is nan"
 
 
 class TestFadeIn(Plain):
@@ -101,19 +75,11 @@ def test_fade_in_by_the_book():
     assert fade_in(image, lower, 1.0, weight).equal(image)
 
 
-def test_add_noise_by_the_book():
-    x, noise, strength = random(2, 3, 4, 5), random(2, 1, 4, 5), random(3)
-    torch.testing.assert_close(add_noise(x, noise, strength), x + noise * strength.view(1, 3, 1, 1))
-
-
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_memory_formats(last):
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(2, 8, 4, 6).contiguous(memory_format=layout)
-    for y in (
-        add_noise(x, torch.randn(4, 6), torch.ones(8)),
-        fade_in(x, torch.randn(2, 8, 2, 3), 0.5),
-    ):
+    for y in (fade_in(x, torch.randn(2, 8, 2, 3), 0.5),):
         assert y.is_contiguous(memory_format=layout)
 
 

@@ -33,6 +33,10 @@ def conv2d(x, c):
 
 
 TABLE = {**fake_streams.calls()[0], "conv2d": conv2d}
+COMPOSED = {  # of PyTorch's kernels alone
+    "fade_in": lambda x, c: ops.fade_in(x, x[:, :, ::2, ::2], 0.3),
+    "self_attention2d": lambda x, c: ops.self_attention2d(x, x, x, second_order=True),
+}
 TENSORS = fake_streams.calls()[1]
 
 
@@ -70,7 +74,7 @@ def test_the_search_finds_what_waits():
 
 
 @pytest.mark.parametrize("backend", _backend.NAMES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [*TABLE, *COMPOSED])
 def test_no_value_is_read_by_the_host(name, backend, monkeypatch):
     """A fake tensor has no values: who asks for one raises."""
     if backend not in _backend.operators()[name]:
@@ -82,7 +86,7 @@ def test_no_value_is_read_by_the_host(name, backend, monkeypatch):
         leaves = [mode.from_tensor(t).requires_grad_() for t in TENSORS]
         calls = Calls()
         with calls:
-            y = TABLE[name](*leaves)
+            y = (TABLE | COMPOSED)[name](*leaves)
             first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True, allow_unused=True)
             total = sum(g.square().sum() for g in first if g is not None)
             torch.autograd.grad(total, leaves, allow_unused=True)

@@ -1,7 +1,7 @@
 // maxout's kernels: the value with the index of the largest, and the derivatives that follow the index.
 #pragma once
 #include "maxout_params.h"
-#include "pack.cuh"
+#include "together.cuh"
 
 namespace gk {
 
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kMaxoutThreads) maxout_apart(const __grid_cons
       acc_t own[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) own[i] = which[i] == piece ? most[i] : acc_t(0);
-      store_whole<T, V>(static_cast<T*>(p.out) + start + piece * inner, own);
+      store_together<T, V>(static_cast<T*>(p.out) + start + piece * inner, own);
     }
   } else {
     if constexpr (K == kMaxoutGather) {
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kMaxoutThreads) maxout_apart(const __grid_cons
         }
       }
     }
-    store_whole<T, V>(static_cast<T*>(p.out) + first, most);
+    store_together<T, V>(static_cast<T*>(p.out) + first, most);
     if constexpr (K == kMaxoutValue) store_index<V>(p, first, which);
   }
 }
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kMaxoutThreads) maxout_near(const __grid_const
     load_index<N>(p, first, which);
 #pragma unroll
     for (int i = 0; i < V; ++i) x[i] = which[i / P] == i % P ? result[i / P] : acc_t(0);
-    store_whole<T, V>(static_cast<T*>(p.out) + first * P, x);
+    store_together<T, V>(static_cast<T*>(p.out) + first * P, x);
   } else {
     load<T, V>(p.in, first * P, x);
     if constexpr (K == kMaxoutGather) load_index<N>(p, first, which);
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kMaxoutThreads) maxout_near(const __grid_const
         }
       }
     }
-    store_whole<T, N>(static_cast<T*>(p.out) + first, result);
+    store_together<T, N>(static_cast<T*>(p.out) + first, result);
     if constexpr (K == kMaxoutValue) store_index<N>(p, first, which);
   }
 }

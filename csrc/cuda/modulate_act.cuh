@@ -1,7 +1,7 @@
 // modulate_act's kernel: value, backward or double backward of a block of a sample, with the sums for its gradients.
 #pragma once
 #include "activate.cuh"
-#include "channel_sums.cuh"
+#include "block_sums.cuh"
 #include "modulate_act_params.h"
 #include "pack.cuh"
 
@@ -37,58 +37,9 @@ __device__ __forceinline__ void load_image(const void* from, i64 at, bool here, 
   if (from && here) widen<T, V>(load_whole<T, V>(static_cast<const T*>(from) + at), to);
 }
 
-// N neighbours in one access, named as one: of numbers that a switch leaves the compiler makes stores of their own.
-template <typename T, int N>
-__device__ __forceinline__ void store_together(T* to, const acc_of<T> (&from)[N]) {
-  if constexpr (sizeof(T) * N == 16 || sizeof(T) * N == 8) {
-    Pack<T, N> pack;
-#pragma unroll
-    for (int i = 0; i < N; ++i) pack.v[i] = narrow<T>(from[i]);
-    if constexpr (sizeof(T) * N == 16) {
-      uint4 bits;
-      memcpy(&bits, &pack, 16);
-      __stwb(reinterpret_cast<uint4*>(to), bits);
-    } else {
-      uint2 bits;
-      memcpy(&bits, &pack, 8);
-      __stwb(reinterpret_cast<uint2*>(to), bits);
-    }
-  } else {
-    store_whole<T, N>(to, from);
-  }
-}
-
 template <typename T, int V>
 __device__ __forceinline__ void store_image(void* to, i64 at, bool here, const acc_of<T> (&from)[V]) {
   if (to && here) store_together<T, V>(static_cast<T*>(to) + at, from);
-}
-
-// The sum of a row's values over the threads of its block; null for `to` is the same for all threads.
-template <typename acc_t, int V>
-__device__ __forceinline__ void sum_row(void* to, i64 at, bool writes, const acc_t (&values)[V]) {
-  if (!to) return;
-  acc_t total = values[0];
-#pragma unroll
-  for (int i = 1; i < V; ++i) total += values[i];
-  for (int apart = blockDim.x / 2; apart; apart /= 2) total += __shfl_xor_sync(0xffffffffu, total, apart);
-  if (writes && threadIdx.x == 0) static_cast<acc_t*>(to)[at] = total;
-}
-
-// The sums of columns over the rows of the block.
-template <typename acc_t, int V>
-__device__ __forceinline__ void sum_columns(ColumnSums<acc_t, V, kModulateLanes>& shared, void* to, i64 at, bool inside,
-                                            acc_t (&values)[V]) {
-  if (!to) return;
-  shared.put(values, blockDim.x);
-  if (!inside || threadIdx.y) return;
-  constexpr int W = V == 1 ? 1 : kPack<acc_t>;
-#pragma unroll
-  for (int first = 0; first < V; first += W) {
-    acc_t part[W];
-#pragma unroll
-    for (int i = 0; i < W; ++i) part[i] = shared.total(first + i, threadIdx.x, blockDim.x);
-    store_together<acc_t, W>(static_cast<acc_t*>(to) + at + first, part);
-  }
 }
 
 // A block has threadIdx.x along packs of the inner axis, threadIdx.y along the outer one; it is whole warps.

@@ -1,5 +1,4 @@
 // modulate_act's entries: geometry and instantiation of each launch.
-#include <algorithm>
 #include <cmath>
 
 #include "bias_act.h"
@@ -8,34 +7,9 @@
 namespace gk {
 namespace {
 
-constexpr i64 kBlocks = 512;    // blocks that fill a large GPU
-constexpr i64 kMostSteps = 16;  // rows of threads that a block walks along
-
-i64 power_of_two(i64 at_least) {
-  i64 power = 1;
-  while (power < at_least) power *= 2;
-  return power;
+WalkPlan plan_of(const Sizes& s, i64 wide, i64 dtype, int order) {
+  return {s, wide ? modulate_pack(order, static_cast<int>(type_bytes(dtype))) : 1};
 }
-
-struct Sizes {
-  i64 samples, outer, inner;
-};
-
-// How a block lies.
-struct Plan {
-  i64 pack, lanes, tall, rows, outer_blocks, inner_blocks;
-
-  Plan(const Sizes& s, bool wide, i64 dtype, int order) {
-    const i64 most = modulate_pack(order, static_cast<int>(type_bytes(dtype)));
-    pack = wide && s.inner % most == 0 ? most : 1;
-    lanes = std::min<i64>(kModulateLanes, power_of_two(s.inner / pack));
-    tall = kModulateThreads / lanes;
-    inner_blocks = ceil_div(s.inner, lanes * pack);
-    const i64 steps = ceil_div(s.outer, tall);
-    rows = tall * std::max<i64>(1, std::min({steps, kMostSteps, s.samples * inner_blocks * steps / kBlocks}));
-    outer_blocks = ceil_div(s.outer, rows);
-  }
-};
 
 // Which axis channels and pixels lie along, and the pitch of noise.
 struct Axes {
@@ -88,7 +62,7 @@ bool is_wide(const ModulateActParams& p) {
 
 const char* run(const Launcher* launcher, ModulateActParams& p, const Sizes& s, i64 wide, i64 dtype, int order) {
   if (wide && !is_wide(p)) return fail("wide: got 1, but a pointer is no multiple of 16 bytes");
-  const Plan plan(s, wide, dtype, order);
+  const WalkPlan plan = plan_of(s, wide, dtype, order);
   const i64 blocks = s.samples * plan.outer_blocks * plan.inner_blocks;
   if (blocks > 0x7fffffff) return fail("sizes: got %lld blocks, expected fewer than 2^31", blocks);
   p.rows = plan.rows;
@@ -107,7 +81,7 @@ GK_EXPORT_KERNELS(modulate_act, GK_MODULATE_ACT_KERNELS)
 
 extern "C" void gk_modulate_act_blocks(gk::i64 samples, gk::i64 outer, gk::i64 inner, gk::i64 wide, gk::i64 dtype,
                                        gk::i64 order, gk::i64* outer_blocks, gk::i64* inner_blocks) {
-  const gk::Plan plan({samples, outer, inner}, wide, dtype, static_cast<int>(order));
+  const gk::WalkPlan plan = gk::plan_of({samples, outer, inner}, wide, dtype, static_cast<int>(order));
   *outer_blocks = plan.outer_blocks;
   *inner_blocks = plan.inner_blocks;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "host_device.h"
 #include "launch.h"
+#include "walk_plan.h"
 
 namespace gk {
 
@@ -30,7 +31,7 @@ struct ModulateActParams {
   double wide_alpha, wide_gain, wide_bound;
 };
 
-constexpr int kModulateThreads = 256, kModulateLanes = 32;
+constexpr int kModulateThreads = kWalkThreads, kModulateLanes = kWalkLanes;
 
 // Elements of a thread: 16 bytes. Second derivatives have the registers for 4.
 GK_HD constexpr int modulate_pack(int order, int item) { return item == 8 ? 2 : order == 2 || item == 4 ? 4 : 8; }

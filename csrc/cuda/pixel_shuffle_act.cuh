@@ -2,8 +2,8 @@
 #pragma once
 #include "activate.cuh"
 #include "channel_sums.cuh"
-#include "pack.cuh"
 #include "pixel_shuffle_act_params.h"
+#include "together.cuh"
 
 namespace gk {
 
@@ -74,15 +74,15 @@ __global__ void __launch_bounds__(kShuffleThreads)
     }
     activate<K>(p, u, g, d, q, v);
     if constexpr (K == 0) {
-      store_whole<T, V>(static_cast<T*>(p.out) + y_at, v);
+      store_together<T, V>(static_cast<T*>(p.out) + y_at, v);
     } else {
-      if (K == 2 && p.out_g) store_whole<T, V>(static_cast<T*>(p.out_g) + y_at, q);
+      if (K == 2 && p.out_g) store_together<T, V>(static_cast<T*>(p.out_g) + y_at, q);
 #pragma unroll
       for (int j = 0; j < R; ++j) {
         acc_t part[N];
 #pragma unroll
         for (int k = 0; k < N; ++k) total[j] += part[k] = K == 1 ? d[k * R + j] : v[k * R + j];
-        if (p.out) store_whole<T, N>(static_cast<T*>(p.out) + x_at + j * plane, part);
+        if (p.out) store_together<T, N>(static_cast<T*>(p.out) + x_at + j * plane, part);
       }
     }
   }
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kShuffleThreads)
       store_y(p.out, y_at, v);
     } else {
       if (K == 2 && p.out_g) store_y(p.out_g, y_at, q);
-      if (p.out) store_whole<T, V>(static_cast<T*>(p.out) + x_at, K == 1 ? d : v);
+      if (p.out) store_together<T, V>(static_cast<T*>(p.out) + x_at, K == 1 ? d : v);
 #pragma unroll
       for (int e = 0; e < V; ++e) total[e] += K == 1 ? d[e] : v[e];
     }

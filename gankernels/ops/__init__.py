@@ -6,9 +6,10 @@ They take torch tensors, and NumPy or CuPy arrays through DLPack: the kind of ``
 
 from gankernels.ops import _arrays
 from gankernels.ops.adain import adain, adain_from
+from gankernels.ops.add_noise import add_noise
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
-from gankernels.ops.composites import add_noise, fade_in, gradient_reversal
+from gankernels.ops.composites import fade_in, gradient_reversal
 from gankernels.ops.conditional_batch_norm import conditional_batch_norm
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample

@@ -18,52 +18,6 @@ def _plain(name: str, f) -> None:
     _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
 
 
-def add_noise(x: Tensor, noise: Tensor, strength: Tensor | float) -> Tensor:
-    """``x + strength * noise``, one image of noise for all channels.
-
-    Args:
-        x: [N, C, H, W]; float16, bfloat16, float32 or float64.
-        noise: [N, 1, H, W], [1, 1, H, W] or [H, W], dtype and device of x.
-        strength: a number, or a tensor [] (StyleGAN2) or [C] (StyleGAN) of x's dtype and device.
-
-    Returns: shape and dtype of x; channels_last stays channels_last. Every backend is one elementwise kernel of
-        PyTorch's; the gradient of a strength that is a tensor takes one product of the size of x besides.
-        Differentiable in x, noise and strength to any order. Under autocast x keeps its dtype, the others are cast.
-    Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
-
-    Karras et al. 2019, arXiv 1812.04948.
-    """
-    _check.floating("add_noise", "x", x)
-    _check.rank("add_noise", "x", x, 4, "[N, C, H, W]")
-    _check.channels("add_noise", "x", x)
-    noise = _check.cast(x, noise)
-    _check.like("add_noise", "noise", noise, x)
-    n, c, h, w = x.shape
-    if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
-        raise ValueError(
-            f"add_noise: noise has shape {list(noise.shape)}, expected {[n, 1, h, w]}, {[1, 1, h, w]} or {[h, w]}"
-        )
-    if isinstance(strength, Tensor):
-        strength = _check.cast(x, strength)
-        _check.like("add_noise", "strength", strength, x)
-        if tuple(strength.shape) not in ((), (c,)):
-            raise ValueError(f"add_noise: strength has shape {list(strength.shape)}, expected [] or [{c}] (x.shape[1])")
-    else:
-        strength = _check.finite("add_noise", "strength", strength)
-    return _backend.pick("add_noise", x)(x, noise, strength)
-
-
-def _add_noise(x, noise, strength):
-    if isinstance(strength, float):
-        y = torch.add(x, noise, alpha=strength)
-    else:
-        y = torch.addcmul(x, noise, strength.reshape(-1, 1, 1))
-    return y.contiguous(memory_format=_check.kept_format(x))
-
-
-_plain("add_noise", _add_noise)
-
-
 def fade_in(
     image: Tensor, lower: Tensor, alpha: float | Tensor, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:

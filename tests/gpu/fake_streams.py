@@ -10,6 +10,7 @@ import types
 
 import torch
 from op_tests import Calls
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import gankernels
 from gankernels import _backend, _nvrtc, ops
@@ -27,15 +28,26 @@ def calls():
     x, c, noise = torch.randn(2, 4, 6, 6), torch.randn(4), torch.randn(2, 1, 6, 6)
     f = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return {
+        "add_noise": lambda x, c: ops.add_noise(x, noise, c),
         "batch_norm_act": lambda x, c: ops.batch_norm_act(x, c, c, None, None, training=True, act="lrelu"),
         "bias_act": lambda x, c: ops.bias_act(x, c, act="swish", clamp=1.0),
+        "grid_sample2d": lambda x, c: ops.grid_sample2d(x, x[:, :2].movedim(1, -1)),
+        "maxout": lambda x, c: ops.maxout(x, 2),
         "minibatch_stddev": lambda x, c: ops.minibatch_stddev(x, 2),
         "modulate_act": lambda x, c: ops.modulate_act(x, torch.stack([c, c]), c, noise=noise, act="swish"),
         "norm_per_sample": lambda x, c: ops.norm_per_sample(x),
         "pixel_norm": lambda x, c: ops.pixel_norm(x),
+        "pixel_shuffle_act": lambda x, c: ops.pixel_shuffle_act(x, 2, c, act="swish"),
+        "spectral_norm": lambda x, c: spectral(x),
         "sum_squares_per_sample": lambda x, c: ops.sum_squares_per_sample(x),
         "upfirdn2d": lambda x, c: ops.upfirdn2d(x, f, up=2, padding=1),
     }, (x, c)
+
+
+def spectral(x):
+    """The first of two weights over their singular values."""
+    u, v = x.new_ones(x.shape[0]), x.new_ones(x[0].numel())
+    return ops.spectral_norm([x, x[:, :1]], [u, u], [v, v[: x[0, 0].numel()]])[0][0]
 
 
 def recorded(call, tensors):
@@ -52,6 +64,11 @@ def recorded(call, tensors):
         op, _, overload = rest.partition(".")
         if space == "gankernels_native":
             yield getattr(getattr(torch.ops.gankernels_native, op), overload or "default"), tuple(arguments.values())
+
+
+def _on(device, argument):
+    """An argument with its tensors on the GPU."""
+    return tree_map_only(torch.Tensor, lambda t: device.to_cuda(t.detach(), 1), argument)
 
 
 def main():
@@ -72,14 +89,14 @@ def main():
     with gankernels.backend("cpu"):
         todo = [call for f in table.values() for call in recorded(f, tensors)]
     for overload, arguments in todo:
-        on_gpu = [device.to_cuda(a.detach(), 1) if isinstance(a, torch.Tensor) else a for a in arguments]
+        on_gpu = [_on(device, a) for a in arguments]
         plans = []
         for stream in STREAMS:
             device.set_stream(1, stream)
             gpu.launches.clear()
             with torch.no_grad():
                 results = overload(*on_gpu)
-            for result in results if isinstance(results, tuple) else (results,):
+            for result in tree_leaves(results):
                 assert result is None or result.device == torch.device("cuda", 1), (overload, result.device)
             assert gpu.launches, f"{overload} launched nothing"
             assert {launch[-2:] for launch in gpu.launches} == {(1, (0x1000 + stream, 1))}, (overload, gpu.launches)

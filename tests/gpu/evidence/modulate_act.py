@@ -11,8 +11,9 @@ from .case import Case
 
 SOURCES = (
     "csrc/bias_act.h", "csrc/host_device.h", "csrc/modulate_act*", "csrc/cuda/modulate_act*",
-    "csrc/cuda/activate.cuh", "csrc/cuda/channel_sums.cuh", "csrc/cuda/divider.h", "csrc/cuda/launch.h",
-    "csrc/cuda/pack.cuh", "gankernels/triton/modulate_act.py", "gankernels/triton/activations.py",
+    "csrc/cuda/activate.cuh", "csrc/cuda/block_sums.cuh", "csrc/cuda/channel_sums.cuh", "csrc/cuda/divider.h",
+    "csrc/cuda/launch.h", "csrc/cuda/pack.cuh", "csrc/cuda/together.cuh", "csrc/cuda/walk_plan.h",
+    "gankernels/triton/modulate_act.py", "gankernels/triton/activations.py",
 )  # fmt: skip
 SHAPE = (8, 64, 64, 64)
 NUMEL, NUMBERS = 8 * 64 * 64 * 64, 8 * 64 + 64 + 64 * 64
