@@ -1,9 +1,12 @@
 """What the tests of training share: a small image folder, a small configuration, a run in a process of its own."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import torch
@@ -95,3 +98,40 @@ def arguments_of(config: TrainConfig) -> list[str]:
         else:
             given += [option, str(value)]
     return given
+
+
+_MARK = "GANKERNELS_TEST_RUN"
+
+
+def torchrun(arguments: list[str], processes: int = 2) -> subprocess.Popen:
+    """`torchrun --nproc-per-node PROCESSES ARGUMENTS` on a free port; to be ended by `end`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    mark = str(uuid.uuid4())
+    environment = os.environ | {"OMP_NUM_THREADS": "1", _MARK: mark}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*command, *arguments], env=environment, **pipes)
+    process.mark = mark
+    return process
+
+
+def workers(process: subprocess.Popen) -> dict[int, int]:
+    """{rank: number of the process} of those that `torchrun` has started, each in a session of its own."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            variables = dict(one.partition(b"=")[::2] for one in (folder / "environ").read_bytes().split(b"\0"))
+        except OSError:  # gone, or no process
+            continue
+        if variables.get(_MARK.encode()) == process.mark.encode() and b"RANK" in variables:
+            found[int(variables[b"RANK"])] = int(folder.name)
+    return found
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill what `torchrun` started and all that that started, if it is still there."""
+    for number in [process.pid] if process.poll() is None else []:
+        os.kill(number, signal.SIGKILL)
+    for number in workers(process).values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.communicate()

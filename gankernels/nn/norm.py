@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gankernels import ops
 from gankernels.nn.whole import Whole, current
+from gankernels.ops import _norm
 
 
 class BatchNormAct2d(torch.nn.BatchNorm2d):
@@ -82,8 +83,11 @@ def _batch_norm_of_the_whole(
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
-    y = (centred * scale.view(shape)).to(x.dtype)
-    return ops.bias_act(y, None if bias is None else bias.to(y.dtype), act=act, alpha=alpha, gain=gain)
+    y = centred * scale.view(shape)
+    eps, alpha, gain = _norm.check_settings("batch_norm_act", eps, act, alpha, gain)
+    # PyTorch's activation: where a second derivative is 0 it gives zeros as the kernels do, no missing gradient, which
+    # an optimiser would take for a parameter that has no part.
+    return _norm.finished(x, y if bias is None else y + bias.view(shape), act, alpha, gain)
 
 
 class InstanceNormAct2d(torch.nn.Module):

@@ -28,9 +28,9 @@ class Blur:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, C, H, W] -> the same."""
-        reach = math.floor(3 * self.sigma)
-        if reach < 1:
+        if self.sigma == 0:
             return images
+        reach = math.ceil(3 * self.sigma)
         steps = torch.arange(-reach, reach + 1, device=images.device, dtype=torch.float64)
         taps = (-0.5 * (steps / self.sigma).square()).exp()
         return ops.filter2d(images, (taps / taps.sum()).to(images.dtype))

@@ -60,7 +60,7 @@ class Descent:
         total = None
         for loss in losses:
             (loss * self.scale if self.scaled else loss).backward()
-            total = loss.detach() if total is None else total + loss.detach()
+            total = loss.detach().clone() if total is None else total + loss.detach()
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         self.processes.add_([total, *gradients])
         if self.scaled:

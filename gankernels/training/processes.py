@@ -9,6 +9,7 @@ to four times in a step, penalties differentiate twice, lazy regularisers and gr
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from torch import distributed as dist
 from gankernels.errors import ConfigError, InputError, ProcessLost
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_runs = itertools.count()  # of this program: the store keeps what earlier ones wrote
 _START = timedelta(minutes=30)  # reading data, which may differ from machine to machine
 
 
@@ -88,7 +90,7 @@ class _Total(torch.autograd.Function):
 class _Many(Processes):
     def __init__(self, store: dist.Store, rank: int, world: int, timeout: float) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout
-        self._store = dist.PrefixStore("gankernels", store)
+        self._store = store
         self._led = 0
 
     def total(self, t: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class _Many(Processes):
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(min(5.0, self.timeout / 4)):
+            while not ended.wait(self.timeout / 12):
                 self._store.add(f"{key}/beats", 1)
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -170,8 +172,10 @@ class _Many(Processes):
                 now = self._store.add(f"{key}/beats", 0)
                 if now != beats:
                     beats, since = now, time.monotonic()
-                elif time.monotonic() - since > self.timeout:
-                    raise ProcessLost(f"process 0 has given no sign of life for {self.timeout:g} s")
+                elif time.monotonic() - since > self.timeout / 3:
+                    raise ProcessLost(
+                        f"process 0, which alone writes files, has not stirred for {self.timeout / 3:g} s"
+                    )
             if self._store.get(key) != b"done":
                 raise ProcessLost("process 0 failed; what it wrote says why")
 
@@ -182,7 +186,7 @@ class _Many(Processes):
         except RuntimeError as error:
             if isinstance(error, ProcessLost):
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". This is typically")[0]
             raise ProcessLost(
                 f"process {self.rank} of {self.world} lost another one, which ended or has not answered for "
                 f"{self.timeout:g} s ({reason})"
@@ -217,6 +221,7 @@ def joined(device: str, timeout: float) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=_START))
+        store = dist.PrefixStore(f"gankernels/{next(_runs)}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
             store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=timedelta(seconds=timeout),
@@ -227,5 +232,9 @@ def joined(device: str, timeout: float) -> Iterator[Processes]:
         ) from error
     try:
         yield _Many(store, rank, world, timeout)
-    finally:
+    except ProcessLost:  # to take leave of who is gone would hang
+        raise
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()

@@ -174,7 +174,7 @@ class _Run:
                 if stopped or late:
                     break
                 before = trainer.images
-                self.step()
+                trainer.step()
                 if _passed(config.log_every, before, trainer.images):
                     self.show(speed, limit)
                 if _passed(config.sample_every, before, trainer.images):
@@ -187,19 +187,15 @@ class _Run:
             stopped = self.processes.any(interrupted.is_set()) and trainer.step_count < config.steps
             if not stopped:
                 lead(self.finish)
+        except (TrainingDiverged, ProcessLost) as error:
+            kept = all_checkpoints(self.folder)[-1:]
+            where = f"the last good checkpoint is {kept[0]}" if kept else "there was no checkpoint yet"
+            raise type(error)(f"{error}; {where}") from error
         finally:
             if self.log is not None:
                 self.log.close()
         newest = checkpoint_path(self.folder, trainer.step_count)
         return Result(self.folder, newest, trainer.step_count, trainer.images, self.seconds, stopped)
-
-    def step(self) -> None:
-        try:
-            self.trainer.step()
-        except (TrainingDiverged, ProcessLost) as error:
-            kept = all_checkpoints(self.folder)[-1:]
-            where = f"the last good checkpoint is {kept[0]}" if kept else "there was no checkpoint yet"
-            raise type(error)(f"{error}; {where}") from error
 
     def show(self, speed: Speed, limit: float) -> None:
         trainer = self.trainer
