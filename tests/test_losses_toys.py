@@ -125,7 +125,7 @@ def test_energies_find_the_data(name):
         seen["real"], seen["fake"] = error(cloud(128, draws)), error(fake().detach())
         if name == "began":
             return balance.discriminator(seen["real"], seen["fake"])
-        return losses.ebgan_discriminator(seen["real"], seen["fake"], margin=1.0)
+        return losses.ebgan_discriminator(seen["real"], seen["fake"], margin=4.0)
 
     def g_loss():
         x = fake()

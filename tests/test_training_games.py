@@ -244,3 +244,30 @@ def test_what_does_not_go_together(options, words):
 def test_what_cannot_be_shared_out(tmp_path, options, words):
     with pytest.raises(ConfigError, match=words):
         trainer(tmp_path, model="dcgan", accumulate=2, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "model": "stylegan2",
+            **W,
+            "conditional": True,
+            "r2": 1.0,
+            "r1_every": 2,
+            "instance_noise": 0.3,
+            "mixing": 0.5,
+        },
+        {"model": "progan", "z_dim": 8, "max_width": 8, "objective": "acgan", "orthogonal": 1e-3, "roth": 0.5},
+    ],
+    ids=["stylegan2", "progan"],
+)
+def test_rounds_equal_the_whole_batch(tmp_path, options):
+    options = {**options, "precision": "float64", "mbstd_group": 2, "betas": (0.0, 0.99)}
+    whole, rounds = (trainer(tmp_path, **options, accumulate=n) for n in (1, 4))
+    for _ in range(2):
+        whole.step()
+        rounds.step()
+    for a, b in zip((whole.generator, whole.discriminator), (rounds.generator, rounds.discriminator), strict=True):
+        for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
