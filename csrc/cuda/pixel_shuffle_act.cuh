@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kShuffleThreads)
 // V channels of a pixel of x, which lie side by side where V is not 1; those of y lie where they may. threadIdx.x along
 // packs of channels, threadIdx.y along pixels.
 template <typename T, int K, int V>
-__global__ void __launch_bounds__(kShuffleThreads)
+__global__ void __launch_bounds__(kShuffleThreads, 2)
     pixel_shuffle_act_any(const __grid_constant__ PixelShuffleActParams p) {
   using acc_t = acc_of<T>;
   const i64 block = blockIdx.x % p.blocks, split = blockIdx.x / p.blocks;

@@ -30,8 +30,8 @@ def fade_in(
         weight, bias: [C, I, 1, 1] or [C, I] and [C] of the 1x1 convolution to_rgb; None for none, where I is C.
 
     Returns: shape, dtype and memory format of image. Every backend is PyTorch's own: convolution of the small image,
-        nearest upsampling, one lerp. Differentiable in image, lower, alpha, weight and bias to any order. Under
-        autocast image keeps its dtype.
+        nearest upsampling (which is written and read again), one lerp. Differentiable in image, lower, alpha, weight
+        and bias to any order. Under autocast image keeps its dtype.
     Raises: ValueError for an argument of the wrong kind, shape, dtype or device.
 
     Karras et al. 2018, arXiv 1710.10196.

@@ -53,7 +53,7 @@ def cases():
                 # PyTorch: the sum with the bias, lrelu, gain, shuffle: each reads a tensor and writes one.
                 yield Case(
                     backend, f"value {what}", _call(dtype, layout, "value"), 2 * size + bias, 8 * size, 1,
-                    registers=64, **limits,
+                    registers=88, occupancy=0.33, **limits,
                 )  # fmt: skip
                 yield Case(
                     backend, f"gradients {what}", _call(dtype, layout, "gradients"), 3 * size + bias, 9 * size, 1,
