@@ -109,7 +109,8 @@ def _case(layer, call, dtype, layout):
         "triton", name, _prepare(layer, call, dtype, layout), floor, floor, 1,
         requested=1.01 * asked / floor, unique=1.05 + partial / floor,
         sectors=1.01 * (1.0 if last else _nchw_sectors(layer, call, dtype)),
-        registers=168, occupancy=0.12, dot=half, wide=last,
+        registers=168, occupancy=0.12, dot=half,
+        wide=last and call == OF_WEIGHT,  # 512 threads that share no bank have two numbers of a float32 tile each
     )  # fmt: skip
 
 

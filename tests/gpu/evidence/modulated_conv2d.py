@@ -108,7 +108,8 @@ def _case(name, prepare, dtype, layout, rows, images, passes):
         "triton", f"{name}, {str(dtype)[6:]} {'NHWC' if last else 'NCHW'}", prepare, floor,
         floor + passes * 2 * y * item, 1, requested=(1.02 if partial else 1.1 if half else 1.3) * asked / floor,
         unique=1.1 + partial / floor,
-        sectors=1.01 * (1.0 if last else _nchw_sectors(name)), registers=255, occupancy=0.12, dot=half, wide=last,
+        sectors=1.01 * (1.0 if last else _nchw_sectors(name)), registers=255, occupancy=0.12, dot=half,
+        wide=last and name == "gradient of weight",
     )  # fmt: skip
 
 
