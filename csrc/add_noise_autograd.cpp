@@ -86,7 +86,9 @@ struct SumsFunction : torch::autograd::Function<SumsFunction> {
     const bool needs_s = s.defined() && ctx->needs_input_grad(edge++) && of_noise.defined();
     const bool needs_m = ctx->needs_input_grad(edge) && of_strength.defined();
     if (!(needs_s || needs_m)) return out;
-    auto [gm, gs] = call_sums(g, given(of_strength), of_noise.defined() ? of_noise : m, 1, {needs_m, needs_s});
+    // Without the gradient of the strengths s itself says how many there are.
+    auto [gm, gs] = call_sums(g, given(of_strength.defined() ? of_strength : s), of_noise.defined() ? of_noise : m, 1,
+                              {needs_m, needs_s});
     if (needs_s) out[1] = gs;
     if (needs_m) out[2] = gm;
     return out;

@@ -14,7 +14,8 @@ namespace gk::noise {
 using at::Tensor;
 using Opt = std::optional<Tensor>;
 
-// An image [N, C, H, W] in its layout; a strength is [C], noise [N or 1, 1, H, W], all of one dtype.
+// An image [N, C, H, W] in its layout; a strength is [C], or [1] for all channels, noise [N or 1, 1, H, W], all of one
+// dtype.
 struct Shape {
   int64_t n, c, h, w;
   at::MemoryFormat format;
@@ -35,9 +36,9 @@ struct Shape {
   Tensor fresh() const { return at::empty({n, c, h, w}, options, format); }
 
   void check_strength(const Opt& s) const {
-    TORCH_CHECK_VALUE(!s.has_value() || (s->dim() == 1 && s->size(0) == c && s->scalar_type() == type()),
-                      "add_noise: a strength is ", s->scalar_type(), " ", s->sizes(), ", expected ", type(), " [", c,
-                      "]");
+    TORCH_CHECK_VALUE(
+        !s.has_value() || (s->dim() == 1 && (s->size(0) == c || s->size(0) == 1) && s->scalar_type() == type()),
+        "add_noise: a strength is ", s->scalar_type(), " ", s->sizes(), ", expected ", type(), " [", c, "] or [1]");
   }
   void check_noise(const Opt& m) const {
     TORCH_CHECK_VALUE(!m.has_value() || (m->dim() == 4 && (m->size(0) == n || m->size(0) == 1) && m->size(1) == 1 &&
@@ -46,13 +47,16 @@ struct Shape {
                       " or 1, 1, ", h, ", ", w, "]");
   }
   // Gradients from what blocks summed: `pixels` [N, blocks, H W], `channels` [N, blocks, C]; undefined: not wanted.
-  std::pair<Tensor, Tensor> totals(const Tensor& pixels, const Tensor& channels, const Tensor& noise) const {
+  std::pair<Tensor, Tensor> totals(const Tensor& pixels, const Tensor& channels, const Opt& strength,
+                                   const Tensor& noise) const {
     const auto total = [&](const Tensor& t, bool all, at::IntArrayRef shape) {
       if (!t.defined()) return at::empty({0}, options);
       const bool whole = t.size(1) == 1 && (!all || t.size(0) == 1);
       return (whole ? t : all ? at::sum(t, {0, 1}) : at::sum(t, 1)).to(type()).view(shape);
     };
-    return {total(pixels, noise.size(0) != n, noise.sizes()), total(channels, true, {c})};
+    const bool one = strength.has_value() && strength->size(0) == 1;  // summed before it is rounded
+    return {total(pixels, noise.size(0) != n, noise.sizes()),
+            one && channels.defined() ? at::sum(channels).to(type()).view({1}) : total(channels, true, {c})};
   }
 };
 

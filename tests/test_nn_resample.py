@@ -88,8 +88,6 @@ def test_every_layer_of_one_tensor_has_a_rule():
     from gankernels.nn._linearize import _RULES
 
     of_more = {"ModulatedConv2d", "StyledConv", "FadeIn"}  # they take styles, or two images
-    of_more |= {"AdaIN", "ConditionalBatchNorm2d", "SPADE"}  # styles, conditions, maps
-    of_more |= {"InstanceNormAct2d"}  # of one, and without a rule as yet
     of_more |= {"AugmentPipe"}  # before the discriminator: a penalty is taken at what it gives
     kinds = {name: getattr(nn, name) for name in nn.__all__ if isinstance(getattr(nn, name), type)}
     layers = {name for name, kind in kinds.items() if issubclass(kind, torch.nn.Module)}

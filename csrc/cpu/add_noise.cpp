@@ -47,7 +47,8 @@ struct Numbers {
     if (!noise_.has_value()) return;
     const auto type = at::toOpMathType(s.type());
     noise = noise_->to(type).contiguous();
-    strength = strength_.has_value() ? strength_->to(type).contiguous() : at::full({s.c}, factor, s.sums());
+    strength =
+        strength_.has_value() ? strength_->to(type).expand({s.c}).contiguous() : at::full({s.c}, factor, s.sums());
   }
   template <class C>
   Term<C> term(const Shape& s) const {
@@ -97,7 +98,7 @@ std::tuple<Tensor, Tensor> add_noise_sums_cpu(const Tensor& g, const Opt& s, con
       each_unit(l, [&](int64_t unit) { GK_ISA_CALL(gk::noise, sums_unit, l, unit, from, term, to_rows, to_columns); });
     });
   }
-  return shape.last() ? shape.totals(of_rows, of_columns, m) : shape.totals(of_columns, of_rows, m);
+  return shape.last() ? shape.totals(of_rows, of_columns, s, m) : shape.totals(of_columns, of_rows, s, m);
 }
 
 }  // namespace

@@ -11,10 +11,10 @@ GK_DECLARE_RUNNER(add_noise);
 namespace gk::noise {
 namespace {
 
-// A strength that was one number is not written out.
-Tensor stepped(const Opt& s) {
+// One number for all channels is not written out.
+Tensor stepped(const Shape& shape, const Opt& s) {
   if (!s.has_value()) return {};
-  return s->size(0) > 1 && s->stride(0) == 0 ? *s : s->contiguous();
+  return s->size(0) == 1 ? s->expand({shape.c}) : s->contiguous();
 }
 i64 step_of(const Tensor& s) { return s.defined() && s.size(0) > 1 && s.stride(0) == 0 ? 0 : 1; }
 Tensor dense(const Opt& m) { return m.has_value() ? m->contiguous() : Tensor(); }
@@ -31,8 +31,8 @@ Tensor add_noise_cuda(const Tensor& x, bool add, const Opt& s_, const Opt& m_, c
   for (const Opt* m : {&m_, &m2_}) shape.check_noise(*m);
   const Tensor y = shape.fresh();
   if (shape.empty()) return y;
-  const Tensor xc = add ? x.contiguous(shape.format) : Tensor(), s = stepped(s_), s2 = stepped(s2_), m = dense(m_),
-               m2 = dense(m2_);
+  const Tensor xc = add ? x.contiguous(shape.format) : Tensor(), s = stepped(shape, s_), s2 = stepped(shape, s2_),
+               m = dense(m_), m2 = dense(m2_);
   const Call call("add_noise", GK_RUNNER(add_noise), y);
   void *px = call.pointer(xc), *py = call.pointer(y), *ps = call.pointer(s), *ps2 = call.pointer(s2),
        *pm = call.pointer(m), *pm2 = call.pointer(m2);
@@ -48,12 +48,12 @@ std::tuple<Tensor, Tensor> add_noise_sums_cuda(const Tensor& g, const Opt& s_, c
   const Shape shape(g);
   shape.check_strength(s_);
   shape.check_noise(m_);
-  const Tensor gc = g.contiguous(shape.format), s = stepped(s_), m = m_.contiguous();
+  const Tensor gc = g.contiguous(shape.format), s = stepped(shape, s_), m = m_.contiguous();
   if (shape.empty()) {
     const auto zeros = [&](bool needed, int64_t size) {
       return needed ? at::zeros({shape.n, 1, size}, shape.sums()) : Tensor();
     };
-    return shape.totals(zeros(wanted[0], shape.pixels()), zeros(wanted[1], shape.c), m);
+    return shape.totals(zeros(wanted[0], shape.pixels()), zeros(wanted[1], shape.c), s_, m);
   }
   const Call call("add_noise", GK_RUNNER(add_noise), gc);
   void *pg = call.pointer(gc), *ps = call.pointer(s), *pm = call.pointer(m);
@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor> add_noise_sums_cuda(const Tensor& g, const Opt& s_, c
     call.check(gk_add_noise_sums(pg, ps, pm, call.pointer(of_channels), call.pointer(of_pixels), step_of(s),
                                  m.size(0) == 1, shape.n, shape.c, shape.pixels(), shape.last(), wide, dtype_code(gc),
                                  factor, call.launcher()));
-  return shape.totals(of_pixels, of_channels, m);
+  return shape.totals(of_pixels, of_channels, s_, m);
 }
 
 }  // namespace

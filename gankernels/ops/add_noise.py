@@ -66,7 +66,7 @@ def _plain(x, add, s, m, s2, m2, factor):
 def _run(namespace: str):
     def run(x, noise, strength):
         m = noise.reshape(1, 1, *noise.shape) if noise.ndim == 2 else noise
-        s, factor = (None, strength) if isinstance(strength, float) else (strength.expand(x.shape[1]), 1.0)
+        s, factor = (None, strength) if isinstance(strength, float) else (strength.reshape(-1), 1.0)
         return getattr(torch.ops, namespace).add_noise(x, True, s, m, None, None, factor)
 
     return run
@@ -82,7 +82,8 @@ def _fake(x, add, s, m, s2, m2, factor):
 
 
 def _fake_sums(g, s, m, factor, wanted):
-    return g.new_empty(m.shape if wanted[0] else 0), g.new_empty(g.shape[1] if wanted[1] else 0)
+    strengths = g.shape[1] if s is None else s.shape[0]
+    return g.new_empty(m.shape if wanted[0] else 0), g.new_empty(strengths if wanted[1] else 0)
 
 
 def _rule(operator):
@@ -153,7 +154,8 @@ def _backward_sums(ctx, of_noise, of_strength):
         noise = None if of_strength is None else m
         out[0] = _ops.add_noise(g, False, s, of_noise, of_strength, noise, ctx.factor)
     if by_s or by_m:
-        d_m, d_s = _ops.add_noise_sums(g, of_strength, m if of_noise is None else of_noise, 1.0, [by_m, by_s])
+        sizes = s if of_strength is None else of_strength  # without a gradient s itself says how many there are
+        d_m, d_s = _ops.add_noise_sums(g, sizes, m if of_noise is None else of_noise, 1.0, [by_m, by_s])
         out[1:] = d_s if by_s else None, d_m if by_m else None
     return *out, None, None
 
