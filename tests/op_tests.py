@@ -121,15 +121,23 @@ class OpTests(ExportTests):
                         torch.testing.assert_close(v, g[k], rtol=1e-4, atol=1e-4, msg=lambda m, w=where: f"{w}: {m}")
 
     def test_expanded(self, backend):
+        """Tensors, and a cotangent, that repeat one row without memory of their own: as if it were copied."""
         s = self.first(backend)
-        name = next(iter(self.layout_of or s.tensors))
-        one = s.tensors[name].detach()[:1]
-        if s.tensors[name].shape[0] == 1:
+        if all(t.ndim == 0 or t.shape[0] == 1 for t in s.tensors.values()):
             pytest.skip("a batch of one has nothing to expand")
         dense, expanded = s.fresh(), s.fresh()
-        expanded.tensors[name] = one.expand(s.tensors[name].shape).requires_grad_()
-        dense.tensors[name] = expanded.tensors[name].detach().contiguous().requires_grad_()
-        torch.testing.assert_close(self.call(expanded), self.call(dense))
+        for name, t in s.tensors.items():
+            repeated = t.detach()[:1].expand(t.shape) if t.ndim else t.detach()
+            expanded.tensors[name] = repeated.requires_grad_()
+            dense.tensors[name] = repeated.detach().contiguous().requires_grad_()
+        results = []
+        for t in (expanded, dense):
+            y = self.call(t)
+            gy = exact_in_any_dtype(y.shape[-1:], 1).to(y).expand(y.shape)
+            leaves = list(t.tensors.values())
+            results.append([y, *torch.autograd.grad(y, leaves, gy if t is expanded else gy.contiguous())])
+        for name, a, b in zip(["value", *s.tensors], *results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=False, msg=lambda m, w=name: f"{w}: {m}")
 
     def test_gradcheck(self, backend):
         if not self.has(backend, torch.float64):

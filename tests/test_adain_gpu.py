@@ -6,7 +6,6 @@ from gpu.battery import OnGpuInPart
 
 class TestAdainOnGpu(OnGpuInPart, test_adain.TestAdain):
     test_sizes_that_cross_tiles_and_blocks = None
-    test_layouts = None  # as instance_norm_act's test_paths
 
     def samples(self):
         yield self.sample((2, 3, 4, 5))
@@ -19,7 +18,7 @@ class TestAdainFromOnGpu(OnGpuInPart, test_adain.TestAdainFrom):
     """The kernels are adain's but for the statistics alone."""
 
     test_sizes_that_cross_tiles_and_blocks = None
-    test_layouts = test_gradcheck = test_mean_far_above_the_deviation = test_gradients_of_a_batch_of_cotangents = None
+    test_mean_far_above_the_deviation = test_gradients_of_a_batch_of_cotangents = None
 
     def samples(self):
         yield self.sample((2, 3, 4, 5), (2, 3, 3, 2))

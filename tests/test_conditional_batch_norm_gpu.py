@@ -15,7 +15,6 @@ BACKENDS = ["triton", pytest.param("cuda", marks=needs_nvrtc)]
 
 class TestConditionalBatchNormOnGpu(OnGpuInPart, test_conditional_batch_norm.TestConditionalBatchNorm):
     test_sizes_that_cross_tiles_and_blocks = None
-    test_layouts = None  # as test_paths
 
     def samples(self):
         yield sample((2, 3, 4, 5), act="relu")

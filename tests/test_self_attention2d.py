@@ -31,6 +31,25 @@ class TestSelfAttention2d(Plain):
         yield good | {"k": q[..., :0], "v": v[..., :0]}, "expected one pixel or more"
         yield good | {"scale": float("inf")}, "scale is inf"
 
+    def test_compile_follows_the_forced_backend(self, backend):
+        """Without derivatives: PyTorch's fused kernel in the graph, and none in the one of the reference."""
+        s = self.first(backend)
+        graphs = []
+
+        def keep(graph, inputs):
+            graphs.append(any("scaled_dot_product" in str(node.target) for node in graph.graph.nodes))
+            return graph.forward
+
+        torch._dynamo.reset()
+        f = torch.compile(lambda: self.call(s), backend=keep, fullgraph=True)
+        with torch.no_grad():
+            expected = [f()]
+            with gankernels.backend("reference"):
+                expected.append(f())
+            torch.testing.assert_close(*expected, rtol=1e-4, atol=1e-5)
+        assert graphs[0] == (backend != "reference")
+        assert graphs[-1] is False
+
     test_functional_derivatives_are_refused_by_name = OpTests.test_functional_derivatives_are_refused_by_name
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)

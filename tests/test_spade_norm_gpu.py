@@ -14,8 +14,8 @@ BACKENDS = ["triton", pytest.param("cuda", marks=needs_nvrtc)]
 
 
 class TestSpadeNormOnGpu(OnGpuInPart, test_spade_norm.TestSpadeNorm):
+    layout_of = ("x", "scale")  # shift is read as scale is
     test_sizes_that_cross_tiles_and_blocks = None
-    test_layouts = None  # as test_paths
 
     def samples(self):
         yield sample((2, 3, 4, 5), act="lrelu")

@@ -49,16 +49,16 @@ class TestSpectralNorm(OpTests):
         yield sample((8, 8), eps=0.5)
 
     def on(self, backend, dtype):
-        samples = super().on(backend, dtype)[: self.most]
+        samples = super().on(backend, dtype)[: self.only]
         return [s for s in samples if not self.constant or s.kwargs.get("iterations") == 0]
 
     def batched(self, tensors):
         return set()
 
-    constant, most = False, None
+    constant, only = False, None
 
     def test_opcheck(self, backend):
-        self.most = 1
+        self.only = 1
         super().test_opcheck(backend)
 
     def test_gradcheck(self, backend):

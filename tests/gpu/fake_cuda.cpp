@@ -97,18 +97,18 @@ Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::
   return made;
 }
 
-Tensor to_cuda(const Tensor& x, int64_t device) {
-  const Device where(DeviceType::CUDA, static_cast<DeviceIndex>(device));
+// The same strides in memory of its own. Its bytes are what the strides span, not what the elements take: an expanded
+// tensor has fewer, a sliced one more.
+Tensor copied(const Tensor& x, Device where) {
   const Tensor made = at::empty_strided(x.sizes(), x.strides(), x.options().device(where));
-  std::memcpy(made.data_ptr(), x.data_ptr(), x.nbytes());
+  std::memcpy(made.data_ptr(), x.data_ptr(), made.storage().nbytes());
   return made;
 }
 
-Tensor to_cpu(const Tensor& x) {
-  const Tensor made = at::empty_strided(x.sizes(), x.strides(), x.options().device(at::kCPU));
-  std::memcpy(made.data_ptr(), x.data_ptr(), x.nbytes());
-  return made;
+Tensor to_cuda(const Tensor& x, int64_t device) {
+  return copied(x, Device(DeviceType::CUDA, static_cast<DeviceIndex>(device)));
 }
+Tensor to_cpu(const Tensor& x) { return copied(x, at::kCPU); }
 
 std::vector<int64_t> allocations() {
   const std::lock_guard<std::mutex> lock(live_lock);

@@ -26,9 +26,10 @@ TORCHS = ("sum.IntList_out", "zero_", "fill_.Scalar", "copy_")
 def calls():
     """Operator: a call of it, on float32 tensors."""
     x, c, noise = torch.randn(2, 4, 6, 6), torch.randn(4), torch.randn(2, 1, 6, 6)
-    f = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    f, theta = torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.randn(2, 3).expand(2, 2, 3)
     return {
         "add_noise": lambda x, c: ops.add_noise(x, noise, c),
+        "affine_grid_sample2d": lambda x, c: ops.affine_grid_sample2d(x, theta, (5, 7)),
         "batch_norm_act": lambda x, c: ops.batch_norm_act(x, c, c, None, None, training=True, act="lrelu"),
         "bias_act": lambda x, c: ops.bias_act(x, c, act="swish", clamp=1.0),
         "grid_sample2d": lambda x, c: ops.grid_sample2d(x, x[:, :2].movedim(1, -1)),
