@@ -45,8 +45,9 @@ class Evaluate:
     """ppl: the linear layers of LPIPS for VGG16, for numbers as they are published."""
     neighbours: Path | None = None
     """Also write neighbours.png in this folder: generated images, each beside the real ones nearest to it."""
-    label: int | None = None
-    """Class of the images, by number, of a conditional network; all classes evenly unless given."""
+    label: str | None = None
+    """Class of the images of a conditional network, by the name that the run's data has for it, or by number; all
+    classes evenly unless given. Of infogan the category; continuous codes are drawn."""
     truncation: float = 1.0
     """Truncation psi (stylegan*) of the generated images."""
     json: Path | None = None

@@ -71,8 +71,10 @@ class Generate:
     """projection: measure the distance on VGG16, whose state dict of torchvision this is, not on EfficientNet-Lite0."""
     lpips_weights: Path | None = None
     """projection: the linear layers of LPIPS for VGG16."""
-    label: int | None = None
-    """Class of the images, by number, of a conditional network."""
+    label: str | None = None
+    """Class of the images of a conditional network, by the name that the run's data has for it, or by number; category
+    of one of infogan, whose continuous codes are drawn for images and 0 for the rest. Of infogan, images are of all
+    categories unless given."""
     average: bool = True
     """Use the moving average of the generator's weights."""
     truncation: float = 1.0
@@ -93,7 +95,8 @@ class Generate:
                 raise ConfigError(f"{name} holds {min(getattr(self, name))}, expected image numbers from 0")
         file = find(self.checkpoint)
         generator, _ = load_generator(file, TrainConfig(device=self.device).torch_device(), average=self.average)
-        choose(generator, self.label)
+        if not (self.label is None and self.what == "images" and generator.codes):
+            choose(generator, self.label)
         truncate(generator, self.truncation, self.truncation_cutoff)
         out = file.parent.parent / "generated" if self.out is None else self.out
         given = (generator, out, self.seed)
@@ -131,11 +134,10 @@ def truncate(generator: nn.Module, psi: float, cutoff: int | None) -> None:
         raise ConfigError(f"truncation is {psi}: {error}") from error
 
 
-def choose(generator: nn.Module, label: int | None) -> None:
+def choose(generator: nn.Module, label: str | None) -> None:
     """Have the generator show a class; raises ConfigError where it has no such class, or needs one to be named."""
-    classes = getattr(generator, "c_dim", 0)
-    if label is None and classes:
-        raise ConfigError(f"the network has classes 0 to {classes - 1}; name one with --label")
+    if label is None and generator.classes:
+        raise ConfigError(f"the network has {generator.said_classes}; name one with --label")
     try:
         generator.choose(label)
     except ValueError as error:

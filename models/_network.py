@@ -54,6 +54,16 @@ class Generator(Network):
 
     truncation: tuple[float, int | None] = (1.0, None)
     label: int | None = None
+    c_dim: int = 0
+    codes: int = 0
+    """How many of the c_dim numbers, the last, are continuous codes in [-1, 1] (InfoGAN's); the others are one-hot."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes, where those of the data are known."""
+
+    @property
+    def classes(self) -> int:
+        """Of the one-hot part of a condition."""
+        return self.c_dim - self.codes
 
     def truncate(self, psi: float, cutoff: int | None = None) -> None:
         """From now on `display` truncates; see the mapping network. Raises: ValueError for a network without one."""
@@ -61,19 +71,32 @@ class Generator(Network):
             raise ValueError(f"{type(self).__module__}: there is no mapping network, so truncation has no meaning")
         self.truncation = (psi, cutoff)
 
-    def choose(self, label: int | None) -> None:
-        """From now on `display` shows this class. Raises: ValueError for a class that the network does not have."""
-        classes = getattr(self, "c_dim", 0)
-        if label is not None and not 0 <= label < classes:
-            has = f"has classes 0 to {classes - 1}" if classes else "has no classes"
-            raise ValueError(f"{type(self).__module__}: label is {label}, and this network {has}")
-        self.label = label
+    def choose(self, label: int | str | None) -> None:
+        """From now on `display` shows this class: a name of `class_names`, or a number.
+
+        Raises: ValueError for a class that the network does not have.
+        """
+        number = label
+        if isinstance(label, str):
+            known = label in self.class_names
+            number = self.class_names.index(label) if known else int(label) if label.isdecimal() else -1
+        if number is not None and not 0 <= number < self.classes:
+            raise ValueError(f"{type(self).__module__}: label is {label}, and this network has {self.said_classes}")
+        self.label = number
+
+    @property
+    def said_classes(self) -> str:
+        """The classes in words."""
+        if not self.classes:
+            return "no classes"
+        names = f" ({', '.join(self.class_names)})" if self.class_names else ""
+        return f"classes 0 to {self.classes - 1}{names}"
 
     def display(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Images [N, channels, *size] as they are looked at: the same for the same latents (and labels c [N, c_dim]).
 
-        Noise is constant, latents are truncated as `truncate` said, labels those that `choose` said unless given, and
-        what has not grown yet is enlarged.
+        Noise is constant, latents are truncated as `truncate` said, labels those that `choose` said unless given, with
+        continuous codes 0, and what has not grown yet is enlarged.
         """
         if hasattr(self, "mapping"):
             return self.display_styles(self.styles(z, c))
@@ -96,9 +119,12 @@ class Generator(Network):
             raise ValueError(f"{type(self).__module__}: there is no mapping network, so there are no styles")
 
     def _labels(self, z: Tensor, c: Tensor | None) -> Tensor | None:
-        if c is not None or self.label is None:
+        if c is not None or (self.label is None and (self.classes or not self.codes)):
             return c
-        return torch.eye(self.c_dim, device=z.device, dtype=z.dtype)[self.label].expand(len(z), -1)
+        c = z.new_zeros(len(z), self.c_dim)
+        if self.label is not None:
+            c[:, self.label] = 1
+        return c
 
     def enlarged(self, images: Tensor) -> Tensor:
         """`images` at the network's size, which those of a network that is still growing have not."""

@@ -125,14 +125,14 @@ def test_classes_are_drawn_evenly():
     from gankernels.models import stylegan2
 
     net = stylegan2.Generator(4, 3, 4, 8, 3, {"num_layers": 1}, channel_base=64, channel_max=4).eval()
-    drawn = evaluate.labels(net, 300, 0)
+    drawn = generate.conditions(net, 0, range(300))
     assert drawn.sum(1).eq(1).all()
     assert (drawn.mean(0) - 1 / 3).abs().max() < 0.1
     z = generate.latents(net, 0, range(5))
-    wanted = net(z, evaluate.labels(net, 5, 0), noise_mode="const")
+    wanted = net(z, drawn[:5], noise_mode="const")
     torch.testing.assert_close(evaluate.generated(net, 5, 0, batch=2), wanted, rtol=1e-4, atol=1e-5)
     net.choose(1)
-    assert evaluate.labels(net, 5, 0) is None
+    assert generate.conditions(net, 0, range(5)) is None
 
 
 @pytest.mark.parametrize(

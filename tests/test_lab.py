@@ -151,14 +151,32 @@ def test_modes_are_counted(tmp_path):
     one = ring.centres()[:1].expand(500, -1)
     assert ring.modes_of(one) == (1, 1.0)
     assert ring.modes_of(one * 0.5) == (0, 0.0)
-    runs = ring.compare(16, runs={"a": ToyRun("gan-ns", hidden=8, batch=8)})
+    runs = ring.compare(16, (3, 5), {"a": ToyRun("gan-ns", hidden=8, batch=8)})
+    assert [run.seed for run in runs] == [3, 5]
     assert [moment[0] for moment in runs[0].moments] == [1, 2, 4, 8, 16]
+    assert not runs[0].moments[-1][1].equal(runs[1].moments[-1][1])
     pytest.importorskip("matplotlib")
     from gankernels.lab import figures
 
     assert figures.ring(tmp_path / "ring.png", runs).stat().st_size > 1000
     assert figures.steps(tmp_path / "steps.png", sizes=(0.5, 1.8, 2.2)).stat().st_size > 1000
-    assert "| a | 16 |" in ring.write(runs)
+    text = ring.write(runs)
+    assert "| a | 3 | 0 | 0 | 0 | 0 | 0 | 0% |" in text
+    assert "- a: after 16 steps 0 of 8 modes; all of them in 0 of 2 runs" in text
+
+
+def test_the_ring_loses_modes_unregularised_and_keeps_them_with_r1():
+    """The page says so of every seed that was run."""
+    lines = (DOCS / "convergence-ring.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    found = {}
+    for title, seed, *modes, _ in cells[2:]:
+        found.setdefault(title, {})[int(seed)] = int(modes[-1])
+    assert set(found) == set(ring.RUNS)
+    assert all(set(seeds) == {0, 1, 2, 3} for seeds in found.values())
+    plain, r1 = (list(found[title].values()) for title in list(ring.RUNS)[:2])
+    assert max(plain) < min(r1)
+    assert (DOCS / "convergence-ring.png").exists()
 
 
 def test_the_page_holds_every_cell_and_agrees_with_itself():

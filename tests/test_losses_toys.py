@@ -1,4 +1,8 @@
-"""Every objective and regulariser trains a toy in the plane to what it is for."""
+"""Every objective and regulariser trains a toy in the plane to what it is for.
+
+Players turn about the equilibrium, so what is asserted of a place is of its mean over the second half of the way.
+Bounds come from the formulas where the text says so, and hold with room to spare for seeds 0 to 2, energies for 0 to 4.
+"""
 
 import itertools
 import math
@@ -36,27 +40,28 @@ LOGITS = ["gan", "gan-ns", "lsgan", "wgan", "wgan-gp", "dragan", "hinge"]
 
 @pytest.mark.parametrize("name", LOGITS)
 def test_objectives_of_logits_find_the_data(name):
-    """They turn about the data; the mean over the second half of the way lies on them."""
+    """Penalties weigh 1: under the papers' 10 the players turn too widely for so short a way, see the lab's page."""
     wgan = {"lr": 2e-3, "betas": (0.0, 0.9), "d_steps": 2} if name == "wgan" else {}
-    run = ToyRun(name, **{"hidden": 32, "lr": 1e-3, "d_steps": 5, **wgan})
+    run = ToyRun(name, **{"penalty": 1.0, "hidden": 32, "lr": 1e-3, "d_steps": 5, **wgan})
     means = torch.stack([moment.samples(200).mean(0) for moment in play(run, cloud, 240)])
     assert off(means[:1]) > 2.5
-    assert off(means[120:]) < 0.8
+    assert off(means[120:]) < 0.4
 
 
 def test_every_objective_is_in_a_toy():
     assert {*LOGITS, "cgan", "acgan", "infogan", "ebgan", "began"} == set(losses.OBJECTIVES)
 
 
-def descend(players, total, steps, lr=3e-3):
-    """Adam on each (module's parameters, loss function) in turn; `total` counts the steps for the losses."""
+def descend(players, look, steps, lr=3e-3, first=1):
+    """Adam on each (module's parameters, loss function) in turn, `first` steps of the first one; then `look()`."""
     optimisers = [torch.optim.Adam(parameters, lr, (0.5, 0.9)) for parameters, _ in players]
     for _ in range(steps):
-        for optimiser, (_, loss) in zip(optimisers, players, strict=True):
-            optimiser.zero_grad()
-            loss().backward()
-            optimiser.step()
-        total()
+        for i, (optimiser, (_, loss)) in enumerate(zip(optimisers, players, strict=True)):
+            for _ in range(first if i == 0 else 1):
+                optimiser.zero_grad()
+                loss().backward()
+                optimiser.step()
+        look()
 
 
 @pytest.mark.parametrize("name", ["cgan", "acgan", "infogan"])
@@ -98,22 +103,36 @@ def test_conditions_are_obeyed(name):
         logits, said = judged(fake(c), c)
         return game.generator(logits) + head(said, c)
 
+    seen = []
+
+    @torch.no_grad()
+    def look():
+        seen.append(torch.stack([fake(one_hot(torch.full((100,), k), 2).float()).mean(0) for k in (0, 1)]))
+
     # The head learns with the generator too, as in InfoGAN.
-    descend([(d.parameters(), d_loss), (g.parameters(), g_loss)], lambda: None, 400)
-    with torch.no_grad():
-        means = torch.stack([fake(one_hot(torch.full((300,), k), 2).float()).mean(0) for k in (0, 1)])
+    descend([(d.parameters(), d_loss), (g.parameters(), g_loss)], look, 400)
+    means = torch.stack(seen[200:]).mean(0)
     if name == "infogan" and means[0, 0] > means[1, 0]:
         means = means.flip(0)  # which code means which is its own affair
-    assert (means - centres).norm(dim=1).max() < 1.0
+    assert (means - centres).norm(dim=1).max() < 0.2
 
 
-@pytest.mark.parametrize("name", ["ebgan", "began"])
-def test_energies_find_the_data(name):
-    torch.manual_seed(0)
-    draws = torch.Generator().manual_seed(1)
-    g, encode, decode = dense(2, 2, SHAPE), dense(2, 2, SHAPE), dense(2, 2, SHAPE)
-    balance = losses.Began(gamma=0.7, rate=0.02)
-    seen = {}
+MARGIN, GAMMA = 1.0, 0.7
+
+
+def energies(name, seed, steps, d_steps):
+    """Means over the second half of the way: {"place": of G's samples, "real", "fake", "far": errors, "loss": D's}.
+
+    The autoencoder passes the plane through a line. Without a bottleneck it would learn the identity, which gives no
+    point an energy; with one, points far from the data come back near to it, so that their energy is over the margin.
+    """
+    torch.manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed + 1)
+    g, encode, decode = dense(2, 2, SHAPE), dense(2, 1, SHAPE), dense(1, 2, SHAPE)
+    balance = losses.Began(gamma=GAMMA, rate=0.02)
+    angles = torch.arange(32) * (math.pi / 16)
+    far = CENTRE + 4 * torch.stack([angles.cos(), angles.sin()], 1)
+    seen, now = [], {}
 
     def error(x):
         return (decode(encode(x)) - x).abs().mean(1)
@@ -122,28 +141,55 @@ def test_energies_find_the_data(name):
         return g(torch.randn(n, 2, generator=draws))
 
     def d_loss():
-        seen["real"], seen["fake"] = error(cloud(128, draws)), error(fake().detach())
+        now["real"], now["fake"] = error(cloud(128, draws)), error(fake().detach())
         if name == "began":
-            return balance.discriminator(seen["real"], seen["fake"])
-        return losses.ebgan_discriminator(seen["real"], seen["fake"], margin=4.0)
+            now["loss"] = balance.discriminator(now["real"], now["fake"])
+        else:
+            now["loss"] = losses.ebgan_discriminator(now["real"], now["fake"], MARGIN)
+        return now["loss"]
 
     def g_loss():
         x = fake()
         pull = losses.pulling_away(encode(x)) * 0.1 if name == "ebgan" else 0
         return losses.objective(name).generator(error(x)) + pull
 
-    def update():
+    @torch.no_grad()
+    def look():
+        x = fake(200)
         if name == "began":
-            seen["measure"] = balance.update(seen["real"], seen["fake"])
+            now["measure"] = balance.update(now["real"], now["fake"])
+            now["k"] = balance.k
+        values = {key: torch.as_tensor(value).mean().clone() for key, value in now.items()}
+        seen.append(values | {"place": x.mean(0), "fake": error(x).mean(), "far": error(far).mean()})
 
     both = [*encode.parameters(), *decode.parameters()]
-    descend([(both, d_loss), (g.parameters(), g_loss)], update, 400)
-    with torch.no_grad():
-        assert error(cloud(300, draws)).mean() < 0.6
-        assert off(fake(300)) < 1.0
-    if name == "began":
-        assert 0 < balance.k < 1
-        assert seen["measure"] < 1
+    descend([(both, d_loss), (g.parameters(), g_loss)], look, steps, lr=1e-3, first=d_steps)
+    late = seen[steps // 2 :]
+    return {key: torch.stack([one[key] for one in late]).mean(0) for key in late[0]}, seen
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ebgan_ends_at_its_margin(seed):
+    """Zhao et al., theorems 1 and 2: at the equilibrium G makes the data, one energy is that of real and generated
+    points, and D's loss is the margin, whatever that energy is. Points far away lie over the margin."""
+    late, _ = energies("ebgan", seed, steps=400, d_steps=3)
+    assert off(late["place"][None]) < 0.25
+    assert late["loss"] == pytest.approx(MARGIN, abs=0.15)
+    assert late["fake"] / late["real"] == pytest.approx(1, abs=0.25)
+    assert late["real"] < MARGIN
+    assert late["far"] > 1.5 * MARGIN
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_began_keeps_its_balance(seed):
+    """Berthelot et al., section 3.3: k keeps the ratio of errors, generated to real, at gamma, itself inside (0, 1);
+    the convergence measure then is the real error, and falls."""
+    late, seen = energies("began", seed, steps=600, d_steps=1)
+    assert off(late["place"][None]) < 0.6
+    assert late["fake"] / late["real"] == pytest.approx(GAMMA, abs=0.15)
+    assert all(0 < one["k"] < 1 for one in seen[300:])
+    assert late["measure"] < seen[0]["measure"] / 2
+    assert late["far"] > 2 * late["real"]
 
 
 def slopes(d, x):
@@ -152,13 +198,13 @@ def slopes(d, x):
     return g.norm(dim=1)
 
 
-def trained_critic(penalty, steps=150, **options):
-    """A discriminator between two clouds three apart, under a penalty (critic, real, fake) -> loss."""
+def trained_critic(penalty, steps=150, objective="gan", apart=1.0):
+    """A discriminator between two clouds `apart` times |CENTRE| apart, under a penalty (critic, real, fake) -> loss."""
     torch.manual_seed(0)
     draws = torch.Generator().manual_seed(1)
     d = dense(2, 1, SHAPE)
-    objective = losses.objective(options.get("objective", "gan"))
-    clouds = [lambda: cloud(64, draws), lambda: cloud(64, draws) - CENTRE]
+    objective = losses.objective(objective)
+    clouds = [lambda: cloud(64, draws), lambda: cloud(64, draws) - apart * CENTRE]
 
     def loss():
         real, fake = (draw() for draw in clouds)
@@ -181,10 +227,19 @@ PENALTIES = {
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_zero_centred_penalties_flatten(name):
-    free, real, fake = trained_critic(none)
-    held, _, _ = trained_critic(PENALTIES[name])
-    where = fake if name == "r2" else real
-    assert slopes(held, where).mean() < (0.75 if name == "roth" else 0.5) * slopes(free, where).mean()
+    """Between clouds two deviations apart, whose best logit has slope 0.8 / 0.4^2 = 5."""
+    free, real, fake = trained_critic(none, apart=0.25)
+    held, _, _ = trained_critic(PENALTIES[name], apart=0.25)
+    for where in (real, fake):
+        assert slopes(free, where).mean() > 2.5
+        assert slopes(held, where).mean() < 0.1 * slopes(free, where).mean()
+
+
+def test_roth_lets_go_of_a_sure_discriminator():
+    """Its weights (1 - D)^2 on real and D^2 on generated points vanish between clouds that never meet; R1 stays."""
+    free, real, _ = trained_critic(none)
+    roth, r1 = (slopes(trained_critic(PENALTIES[name])[0], real).mean() for name in ("roth", "r1"))
+    assert roth > 0.4 * slopes(free, real).mean() > 2 * r1
 
 
 @pytest.mark.parametrize("name", ["wgan-gp", "dragan"])
@@ -193,17 +248,20 @@ def test_norm_penalties_hold_slopes_at_one(name):
     draws = torch.Generator().manual_seed(3)
     held, real, fake = trained_critic(lambda *a: game.penalty(*a, None, draws), 300, objective=name)
     where = (real + fake) / 2 if name == "wgan-gp" else real
+    # WGAN-GP's own equilibrium lies at 1 + W / (2 weight), see below: 0.16 over 1.
     assert (slopes(held, where) - 1).abs().mean() < 0.25
     free, _, _ = trained_critic(none, 300, objective=name)
     assert (slopes(free, where) - 1).abs().mean() > 0.4
 
 
 def test_a_wgan_critic_measures_the_distance():
-    """Its gain under the penalty is near the earth mover's distance, and a generator's progress shows in it."""
+    """Its gain is the earth mover's distance W, over it by what the penalty's weight lets the slope s be over 1:
+    s W - weight (s - 1)^2 is largest at s = 1 + W / (2 weight)."""
     game, draws = losses.objective("wgan-gp"), torch.Generator().manual_seed(3)
     d, real, fake = trained_critic(lambda *a: game.penalty(*a, None, draws), 300, objective="wgan-gp")
     gain = -game.discriminator(d(real), d(fake)).item()
-    assert gain == pytest.approx(CENTRE.norm().item(), rel=0.2)
+    distance = CENTRE.norm().item()
+    assert gain == pytest.approx(distance * (1 + distance / 20), rel=0.08)
 
 
 def test_saturation():
@@ -220,12 +278,17 @@ def test_saturation():
 def test_smoothing_draws_the_logits_to_its_target():
     logits = [torch.zeros(1, requires_grad=True) for _ in range(2)]
     optimiser = torch.optim.Adam(logits, 0.05)
-    for _ in range(300):
+    passed = []
+    for _ in range(600):
         optimiser.zero_grad()
         losses.smoothed_logistic(*logits, 0.9).backward()
         optimiser.step()
-    assert logits[0].item() == pytest.approx(math.log(9), rel=1e-2)
-    assert logits[1].item() < -4
+        passed.append([logit.item() for logit in logits])
+    assert passed[299][0] == pytest.approx(math.log(9), rel=1e-2)
+    assert passed[599][0] == pytest.approx(math.log(9), rel=1e-3)
+    # One-sided: labels of generated points stay 0, so their logit falls on and on, past where 0.1 would hold it.
+    assert passed[599][1] < passed[299][1] - 0.3
+    assert passed[299][1] < 1.5 * -math.log(9)
 
 
 def test_spectral_norm_bounds_the_slope():

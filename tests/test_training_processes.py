@@ -34,7 +34,10 @@ RUNS = {
         **{"r1": 1.0, "r1_every": 2, "path_length": 2.0, "path_length_every": 2},
     },
     "stylegan3": {"model": "stylegan3", **W, "r1": 1.0, "r1_every": 2},
+    "classes": {"model": "dcgan", "objective": "acgan", "r1": 0.5, "r1_every": 2},
 }
+CLASSES = ("classes",)
+"""Of the runs, those on pictures in folders of two classes."""
 """ProGAN's deviation groups are the whole batch, here over both processes; StyleGAN2's lie in the rounds of either."""
 SHORTER = "stylegan2"
 """The run that two processes begin and one ends."""
@@ -42,12 +45,17 @@ SHORTER = "stylegan2"
 
 def config(images, out, name, steps=STEPS):
     options = {"precision": "float64", "betas": (0.0, 0.99), "process_timeout": LIMIT, **RUNS[name]}
-    return tiny(images, out / name.replace(" ", "-"), steps, **options)
+    data = images / "of classes" if name in CLASSES else images / "plain"
+    return tiny(data, out / name.replace(" ", "-"), steps, **options)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return image_folder(tmp_path_factory.mktemp("data") / "images")
+    """The folder of "plain" pictures, and of those "of classes"."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("plain", "of classes/cats", "of classes/dogs"):
+        image_folder(folder / name, 50 if name == "plain" else 25)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from gankernels.lab import distances, dynamics
 from gankernels.lab.games import DIRAC
 from gankernels.lab.methods import METHODS, r1_method
 from gankernels.lab.progress import Curve
-from gankernels.lab.ring import DEVIATION, Ring, centres
+from gankernels.lab.ring import DEVIATION, Ring, by_title, centres
 
 
 def _figure(width: float, height: float):
@@ -99,17 +99,19 @@ def distances_and_progress(path: Path, curves: list[Curve]) -> Path:
 
 
 def ring(path: Path, runs: list[Ring]) -> Path:
-    """A row for each run: samples at its moments."""
-    columns = len(runs[0].moments)
-    figure = _figure(2.1 * columns, 2.3 * len(runs) + 0.3)
-    rows = figure.subplots(len(runs), columns, sharex=True, sharey=True, squeeze=False)
-    for row, run in zip(rows, runs, strict=True):
-        for axes, (step, samples, modes, _) in zip(row, run.moments, strict=True):
-            axes.plot(*centres().T.numpy(), "r+", markersize=40 * DEVIATION + 6)
+    """A row for each objective, a column for each seed: the samples at the end."""
+    groups = by_title(runs)
+    columns = max(map(len, groups.values()))
+    figure = _figure(2.4 * columns, 2.5 * len(groups) + 0.3)
+    rows = figure.subplots(len(groups), columns, sharex=True, sharey=True, squeeze=False)
+    for row, (title, group) in zip(rows, groups.items(), strict=True):
+        for axes, run in zip(row, group, strict=True):
+            step, samples, modes, _ = run.moments[-1]
             axes.plot(*samples.T.numpy(), ".", markersize=1, alpha=0.4)
+            axes.plot(*centres().T.numpy(), "r+", markersize=40 * DEVIATION + 6, alpha=0.6)
             axes.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xticks=[], yticks=[])
-            axes.set_title(f"step {step}: {modes} of 8", fontsize=8)
-        row[0].set_ylabel(run.title, fontsize=8)
+            axes.set_title(f"seed {run.seed}, step {step}: {modes} of 8", fontsize=8)
+        row[0].set_ylabel(title, fontsize=8)
     return _saved(figure, path)
 
 

@@ -21,6 +21,7 @@ class Curve:
     """
 
     objective: str
+    seed: int
     gain: Tensor
     distance: Tensor
 
@@ -49,13 +50,13 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(ranks)[0, 1].item()
 
 
-def curve(objective: str, steps: int = 250) -> Curve:
+def curve(objective: str, steps: int = 250, seed: int = 0) -> Curve:
     """Train one objective on `two_bumps`, five discriminator steps to one of the generator."""
     run = ToyRun(objective, d_steps=5, hidden=32, batch=64)
     data = two_bumps(COUNT, torch.Generator().manual_seed(11))
     gains, distances = [], []
-    for moment in play(run, two_bumps, steps):
+    for moment in play(run, two_bumps, steps, seed):
         gains.append(-moment.d_loss)
         distances.append(wasserstein_of_samples(data, moment.samples(COUNT)))
     gain = torch.tensor(gains)[11:].unfold(0, 10, 1).mean(1)
-    return Curve(objective, gain, torch.tensor(distances)[20:])
+    return Curve(objective, seed, gain, torch.tensor(distances)[20:])

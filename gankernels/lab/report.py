@@ -73,7 +73,9 @@ def _games() -> str:
 Expectations are means over fixed points of equal weight (64 quantiles of a normal, 16 heights of a segment). The last
 game serves DRAGAN's row alone. G's loss is the saturating one, so that the game is zero-sum as in the lectures; at the
 equilibrium the non-saturating one has the same Jacobian. Strengths: R1 and R2 gamma {GAMMA:g}, Roth and ConOpt 1, noise
-of deviation {SIGMA:g}, norm penalties {LAMBDA:g}, WGAN's weights clipped to +-{CLIP:g}."""
+of deviation {SIGMA:g}, norm penalties {LAMBDA:g}, WGAN's weights clipped to +-{CLIP:g}. Strengths, the step and
+the distance that trajectories start at are set by hand. Eigenvalues say what holds for any small step; where they do
+not exist, a verdict from trajectories is one of these settings."""
 
 
 def _cells(found: list[Evidence]) -> str:
@@ -234,15 +236,16 @@ by at most {off:.0e}; its value {value:.9f} is 2 JSD - log 4 = {identity:.9f}.
 
 
 def _progress(curves: list[Curve]) -> str:
-    rows = [[c.objective, f"{c.agreement:.2f}"] for c in curves]
+    rows = [[c.objective, str(c.seed), f"{c.agreement:.2f}"] for c in curves]
     return f"""## The loss as a measure of progress
 
-A dense generator learns two bumps in the plane, five discriminator steps to each of its own. Rank correlation, over the
-generator's steps, of minus the discriminator's loss with the exact W1 between samples and data:
+A dense generator learns two bumps in the plane, five discriminator steps to each of its own, with learning rate and
+penalty set by hand and seeds as they come; the picture shows seed 0. Rank correlation, over the generator's steps, of
+minus the discriminator's loss with the exact W1 between samples and data:
 
-{_rows(["objective", "rank correlation"], rows)}
+{_rows(["objective", "seed", "rank correlation"], rows)}
 
-Mode collapse on a ring of eight Gaussians, and the objectives that cure it: `gankernels lab --only ring`;
+Mode collapse on a ring of eight Gaussians, and what R1 and WGAN-GP do to it: `gankernels lab --only ring`;
 [convergence-ring.md](convergence-ring.md)."""
 
 

@@ -15,7 +15,7 @@ from gankernels.data import ImageData
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import ConfigError
 from gankernels.training import pictures
-from gankernels.training.generate import interpolate, latents, make_folder, render, save_picture
+from gankernels.training.generate import conditions, interpolate, latents, make_folder, render, save_picture
 from gankernels.training.networks import load_generator
 
 Metric = Literal["fid", "kid", "pr", "is", "ppl"]
@@ -34,24 +34,11 @@ class Samples:
     real_features: Tensor
 
 
-def labels(generator: nn.Module, count: int, seed: int) -> Tensor | None:
-    """float32 [count, c_dim], classes drawn evenly; None for a generator without."""
-    classes = getattr(generator, "c_dim", 0)
-    if not classes or generator.label is not None:
-        return None
-    drawn = torch.randint(classes, (count,), generator=keyed_generator("evaluate labels", seed))
-    return torch.eye(classes)[drawn]
-
-
 @torch.no_grad()
 def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> Tensor:
-    """Images 0 .. count - 1 of the seed [count, C, H, W], of all classes where there are any."""
-    z, c = latents(generator, seed, range(count)), labels(generator, count, seed)
-    if c is None:
-        return render(generator, z, batch)
-    device = next(generator.parameters()).device
-    parts = zip(z.split(batch), c.split(batch), strict=True)
-    return torch.cat([generator.display(one.to(device), label.to(device)).cpu() for one, label in parts])
+    """Images 0 .. count - 1 of the seed [count, C, H, W], of all classes where there are any and none was chosen."""
+    numbers = range(count)
+    return render(generator, latents(generator, seed, numbers), batch, conditions(generator, seed, numbers))
 
 
 def real_features(extract: metrics.Extractor, images: ImageData, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -81,10 +68,11 @@ def evaluate(
 
 
 def path_length(generator: nn.Module, count: int, seed: int, perceptual: metrics.Perceptual) -> float:
-    """PPL over `count` paths: in W of a generator with a mapping network, on great circles in Z of others."""
+    """PPL over `count` paths: in W of a generator with a mapping network, on great circles in Z of others, which have
+    InfoGAN's continuous codes at 0."""
     device = next(generator.parameters()).device
     ends = [latents(generator, seed, range(first, 2 * count, 2)).to(device) for first in (0, 1)]
-    c = labels(generator, count, seed)
+    c = conditions(generator, seed, range(count))
     c = None if c is None else c.to(device)
     weights = torch.rand(count, generator=keyed_generator("path length", seed)).to(device)
     perceptual = perceptual.to(device)
@@ -102,7 +90,7 @@ def path_length(generator: nn.Module, count: int, seed: int, perceptual: metrics
         with torch.no_grad():
             ends = [generator.styles(z, c) for z in ends]
         walk = straight
-    elif c is not None:
+    elif generator.classes and generator.label is None:
         raise ConfigError("ppl of a network with classes and without a mapping network: name one class with --label")
     else:
         walk = curved if generator.latent == "normal" else straight

@@ -22,6 +22,25 @@ def latents(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor:
     return torch.cat([generator.sample_z(1, keyed_generator("generate", seed, i)) for i in numbers])
 
 
+def conditions(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor | None:
+    """float32 [len(numbers), c_dim], drawn for image number i of a seed as training draws them.
+
+    Classes are as frequent as each other, or the one that was chosen; InfoGAN's continuous codes uniform in [-1, 1].
+    None where nothing is to be drawn: the generator takes no conditions, or a class was chosen and it has no codes.
+    """
+    classes, n_codes, label = generator.classes, generator.codes, generator.label
+    if not n_codes and (not classes or label is not None):
+        return None
+    c = torch.zeros(len(numbers), classes + n_codes)
+    for row, i in zip(c, numbers, strict=True):
+        draws = keyed_generator("generate conditions", seed, i)
+        if classes:
+            drawn = int(torch.randint(classes, (), generator=draws))
+            row[drawn if label is None else label] = 1
+        row[classes:] = torch.rand(n_codes, generator=draws) * 2 - 1
+    return c
+
+
 def codes(generator: nn.Module, seed: int, numbers: Sequence[int], space: str = "z") -> Tensor:
     """Latents of the seed's images (space "z"), or their styles [len(numbers), num_ws, w_dim] (space "w").
 
@@ -43,9 +62,15 @@ def need_styles(generator: nn.Module, what: str) -> None:
 
 
 @torch.no_grad()
-def render(generator: nn.Module, parts: Tensor, batch: int = 64) -> Tensor:
-    """Images [N, C, R, R] of N codes, computed in parts on the generator's device, on the CPU."""
+def render(generator: nn.Module, parts: Tensor, batch: int = 64, c: Tensor | None = None) -> Tensor:
+    """Images [N, C, R, R] of N codes, computed in parts on the generator's device, on the CPU.
+
+    c: conditions [N, c_dim] of latents; unless given, the class that was chosen and continuous codes 0.
+    """
     device = next(generator.parameters()).device
+    if c is not None:
+        pairs = zip(parts.split(batch), c.split(batch), strict=True)
+        return torch.cat([generator.display(part.to(device), of.to(device)).cpu() for part, of in pairs])
     show = generator.display if parts.ndim == 2 else generator.display_styles
     return torch.cat([show(part.to(device)).cpu() for part in parts.split(batch)])
 
@@ -87,7 +112,8 @@ def arithmetic(a: Tensor, b: Tensor, c: Tensor, noise: float, seed: int) -> Tens
 def write_images(generator: nn.Module, out: Path, seed: int, count: int) -> Path:
     """Write images 0 .. count - 1 of the seed as out/images/NNNNN.png, and a grid of the first 64; returns the grid."""
     folder = make_folder(out / "images")
-    images = render(generator, latents(generator, seed, range(count)))
+    numbers = range(count)
+    images = render(generator, latents(generator, seed, numbers), c=conditions(generator, seed, numbers))
     for i, pixels in enumerate(pictures.to_bytes(images)):
         pictures.picture(pixels).save(folder / f"{i:05}.png")
     return save_picture(pictures.grid(images[:64], min(8, count)), out / "images.png")

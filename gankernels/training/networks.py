@@ -46,6 +46,8 @@ def build(config: TrainConfig, channels: int, classes: int = 0) -> tuple[nn.Modu
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model {config.model}: {error}") from error
         _check_fit(config, *networks)
+        if config.objective == "infogan":
+            networks[0].codes = config.codes
         if config.orthogonal_init:
             for network in networks:
                 orthogonal_(network)
@@ -195,6 +197,7 @@ def load_generator(path: Path, device: torch.device, *, average: bool = True) ->
         load_module(generator, state["average" if average else "generator"], str(file))
         if config.grow_from is not None:
             generator.grow(*stage(config, state["step"] * config.images_per_step))
+        generator.class_names = tuple(state["class_names"])
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error}; it is incomplete, take another checkpoint") from error
     return generator.eval().requires_grad_(False).to(device), config

@@ -158,7 +158,8 @@ class Trainer:
             clip_weights_(self.discriminator, config.weight_clip)
         means = real.mean() * batch.share.weight, fake.mean() * batch.share.weight
         if config.objective == "began":
-            self.game.balance.update(*torch.tensor(self.processes.sums([mean.item() for mean in means])))
+            sums = self.processes.sums([mean.item() for mean in means])
+            self.game.balance.update(*torch.tensor(sums, dtype=self.dtype))
         return sum(one.loss for one in judged), *means
 
     def _train_generator(self, batch: Minibatch) -> Tensor:
