@@ -55,8 +55,9 @@ struct Shape {
       return (whole ? t : all ? at::sum(t, {0, 1}) : at::sum(t, 1)).to(type()).view(shape);
     };
     const bool one = strength.has_value() && strength->size(0) == 1;  // summed before it is rounded
-    return {total(pixels, noise.size(0) != n, noise.sizes()),
-            one && channels.defined() ? at::sum(channels).to(type()).view({1}) : total(channels, true, {c})};
+    return {total(pixels, noise.size(0) != n, noise.sizes()), one && channels.defined()
+                                                                  ? at::sum(channels, at::kDouble).to(type()).view({1})
+                                                                  : total(channels, true, {c})};
   }
 };
 

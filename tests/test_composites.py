@@ -1,9 +1,9 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample
 
-from gankernels.ops import fade_in, gradient_reversal
+import gankernels
+from gankernels.ops import gradient_reversal
 
 
 def random(*shape, last=False):
@@ -39,50 +39,6 @@ class Plain(OpTests):
 
     def test_compile_follows_the_forced_backend(self):
         pytest.skip("the same operators of PyTorch on every backend: no choice to follow")
-
-
-class TestFadeIn(Plain):
-    name = "fade_in"
-
-    def samples(self):
-        rgb = {"weight": random(3, 5, 1, 1), "bias": random(3)}
-        yield Sample({"image": random(2, 3, 4, 6), "lower": random(2, 5, 2, 3), **rgb}, {"alpha": 0.3})
-        yield Sample({"image": random(2, 3, 4, 6, last=True), "lower": random(2, 3, 2, 3), "alpha": random() * 0 + 0.6})
-        yield Sample({"image": random(1, 3, 3, 3), "lower": random(1, 4, 3, 3), "weight": random(3, 4)}, {"alpha": 1})
-        yield Sample({"image": random(0, 3, 4, 4), "lower": random(0, 3, 2, 2)}, {"alpha": 0.0})
-
-    def bad(self):
-        image, lower, weight = torch.randn(2, 3, 4, 6), torch.randn(2, 5, 2, 3), torch.randn(3, 5)
-        good = {"image": image, "lower": lower, "alpha": 0.5, "weight": weight}
-        yield good | {"image": image.int()}, "image has dtype torch.int32"
-        yield good | {"image": image[0]}, "image has shape"
-        yield good | {"lower": None}, "lower is NoneType"
-        yield good | {"lower": lower.double()}, "lower has dtype torch.float64, expected torch.float32 as image"
-        yield good | {"lower": lower[0]}, "lower has shape"
-        yield good | {"lower": lower[:1]}, r"lower has shape \[1, 5, 2, 3\], expected \[2, 5, H, W\]"
-        yield good | {"lower": lower[..., :2]}, r"lower has shape \[2, 5, 2, 2\]"
-        yield good | {"weight": None}, r"lower has shape \[2, 5, 2, 3\], expected \[2, 3, H, W\]"
-        yield good | {"weight": None, "bias": torch.ones(3)}, "bias is a tensor and weight is None"
-        yield good | {"weight": weight.T}, r"weight has shape \[5, 3\], expected \[3, 5, 1, 1\]"
-        yield good | {"bias": torch.ones(5)}, r"bias has shape \[5\], expected \[3\]"
-        yield good | {"alpha": 1.5}, "alpha is 1.5, expected 0 to 1"
-        yield good | {"alpha": "1"}, "alpha is '1'"
-        yield good | {"alpha": torch.ones(1)}, r"alpha has shape \[1\]"
-
-
-def test_fade_in_by_the_book():
-    image, lower, weight = random(2, 3, 4, 6), random(2, 5, 2, 3), random(3, 5, 1, 1)
-    expected = 0.7 * F.interpolate(F.conv2d(lower, weight), scale_factor=2) + 0.3 * image
-    torch.testing.assert_close(fade_in(image, lower, 0.3, weight), expected)
-    assert fade_in(image, lower, 1.0, weight).equal(image)
-
-
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_memory_formats(last):
-    layout = torch.channels_last if last else torch.contiguous_format
-    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=layout)
-    for y in (fade_in(x, torch.randn(2, 8, 2, 3), 0.5),):
-        assert y.is_contiguous(memory_format=layout)
 
 
 class TestGradientReversal(Plain):

@@ -34,7 +34,6 @@ def conv2d(x, c):
 
 TABLE = {**fake_streams.calls()[0], "conv2d": conv2d}
 COMPOSED = {  # of PyTorch's kernels alone
-    "fade_in": lambda x, c: ops.fade_in(x, x[:, :, ::2, ::2], 0.3),
     "self_attention2d": lambda x, c: ops.self_attention2d(x, x, x, second_order=True),
 }
 TENSORS = fake_streams.calls()[1]

@@ -14,7 +14,7 @@ namespace {
 // One number for all channels is not written out.
 Tensor stepped(const Shape& shape, const Opt& s) {
   if (!s.has_value()) return {};
-  return s->size(0) == 1 ? s->expand({shape.c}) : s->contiguous();
+  return s->size(0) == 1 || s->stride(0) == 0 ? s->expand({shape.c}) : s->contiguous();
 }
 i64 step_of(const Tensor& s) { return s.defined() && s.size(0) > 1 && s.stride(0) == 0 ? 0 : 1; }
 Tensor dense(const Opt& m) { return m.has_value() ? m->contiguous() : Tensor(); }

@@ -66,7 +66,9 @@ def _plain(x, add, s, m, s2, m2, factor):
 def _run(namespace: str):
     def run(x, noise, strength):
         m = noise.reshape(1, 1, *noise.shape) if noise.ndim == 2 else noise
-        s, factor = (None, strength) if isinstance(strength, float) else (strength.reshape(-1), 1.0)
+        s, factor = (None, strength) if isinstance(strength, float) else (strength, 1.0)
+        if s is not None and s.ndim == 0:  # 16 bits: one sum, since those of the channels would each be rounded
+            s = s.reshape(1) if x.dtype.itemsize == 2 else s.expand(x.shape[1])
         return getattr(torch.ops, namespace).add_noise(x, True, s, m, None, None, factor)
 
     return run

@@ -105,7 +105,8 @@ class _Call:
             return (None, 0, 1), (None, 0, 1)
         m = m.contiguous()
         if s is not None:  # one number is not written out
-            s = s.expand(self.like.shape[1]) if s.shape[0] == 1 else s.contiguous()
+            c = self.like.shape[1]
+            s = s.expand(c) if s.shape[0] == 1 or s.stride(0) == 0 else s.contiguous()
         strength = (s, 0, 1 if s is None else s.stride(0))
         noise = (m, 0 if m.shape[0] == 1 else self.like[0, 0].numel(), 1)
         return (noise, strength) if self.last else (strength, noise)
@@ -157,5 +158,5 @@ def sums(g: Tensor, s: Tensor | None, m: Tensor, factor: float, wanted: list[boo
         call.run(g.contiguous(memory_format=call.layout), None, s, m, None, None, factor, rows, columns)
     noise = call.total(of_noise, tuple(m.shape), m.shape[0] != g.shape[0])
     if s is not None and s.shape[0] == 1 and of_strength is not None:  # summed before it is rounded
-        return noise, of_strength.sum().to(g.dtype).view(1)
+        return noise, of_strength.sum(dtype=torch.float64).to(g.dtype).view(1)
     return noise, call.total(of_strength, (g.shape[1],), True)

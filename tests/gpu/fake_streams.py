@@ -32,6 +32,7 @@ def calls():
         "affine_grid_sample2d": lambda x, c: ops.affine_grid_sample2d(x, theta, (5, 7)),
         "batch_norm_act": lambda x, c: ops.batch_norm_act(x, c, c, None, None, training=True, act="lrelu"),
         "bias_act": lambda x, c: ops.bias_act(x, c, act="swish", clamp=1.0),
+        "fade_in": lambda x, c: ops.fade_in(x, x[:, :, ::2, ::2], c[0]),
         "grid_sample2d": lambda x, c: ops.grid_sample2d(x, x[:, :2].movedim(1, -1)),
         "maxout": lambda x, c: ops.maxout(x, 2),
         "minibatch_stddev": lambda x, c: ops.minibatch_stddev(x, 2),

@@ -10,6 +10,7 @@ OPERATORS = (
     "bias_act",
     "conditional_batch_norm",
     "conv2d",
+    "fade_in",
     "filtered_lrelu",
     "grid_sample2d",
     "maxout",
