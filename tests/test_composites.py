@@ -2,7 +2,6 @@ import pytest
 import torch
 from op_tests import Calls, OpTests, Sample
 
-import gankernels
 from gankernels.ops import gradient_reversal
 
 
