@@ -28,6 +28,7 @@ MODULES = {  # name: (how it is made, shapes of its inputs)
     "Conv2d": (lambda: layers.Conv2d(4, 6, 3, padding=1, stride=2), [IMAGE]),
     "ConvTranspose2d": (lambda: layers.ConvTranspose2d(4, 6, 4, padding=1, stride=2), [IMAGE]),
     "Downsample": (lambda: layers.Downsample(), [IMAGE]),
+    "Dropout": (lambda: layers.Dropout(0.3).eval(), [IMAGE]),
     "EqualizedConv2d": (lambda: layers.EqualizedConv2d(4, 6, 3, down=2, act="lrelu"), [IMAGE]),
     "EqualizedLinear": (lambda: layers.EqualizedLinear(5, 3, act="lrelu"), [STYLE]),
     "FadeIn": (lambda: layers.FadeIn(3, 4, alpha=0.3), [IMAGE, (2, 3, 4, 4)]),

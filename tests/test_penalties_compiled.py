@@ -75,10 +75,10 @@ def _conditioned(m, x):
 
 def normalised():
     """Every normalisation but batch_norm_act's own, in training and in evaluation."""
-    batch, spade = ConditionalBatchNorm2d(4, 5, act="lrelu"), SPADE(4, 2, 3, act="swish")
-    layers = [Conv2d(3, 4, 4, 4), InstanceNormAct2d(4, affine=True, act="lrelu"), Conditioned(batch, torch.randn(4, 5))]
-    layers += [Conditioned(AdaIN(4, 5), torch.randn(4, 5)), Conditioned(spade.eval(), torch.randn(4, 2, 2, 2))]
-    return nn.Sequential(*layers, nn.Flatten(), Linear(64, 1))
+    batch, spade = ConditionalBatchNorm2d(3, 5, act="lrelu"), SPADE(3, 2, 3, act="swish")
+    layers = [InstanceNormAct2d(3, affine=True, act="lrelu"), Conditioned(batch, torch.randn(4, 5))]
+    layers += [Conditioned(AdaIN(3, 5), torch.randn(4, 5)), Conditioned(spade.eval(), torch.randn(4, 2, 2, 2))]
+    return nn.Sequential(*layers, nn.Flatten(), Linear(768, 1))
 
 
 class Residual(nn.Module):
@@ -108,13 +108,18 @@ def stylegan2():
     return nn.Sequential(*layers, EqualizedLinear(128, 8, act="lrelu"), EqualizedLinear(8, 1))
 
 
+def lowered(backend):
+    """A trace finds what cannot be compiled; lowering it is a matter of our kernels, which reference has none of."""
+    return "eager" if backend == "reference" else "aot_eager"
+
+
 def test_a_stylegan2_discriminator(backend):
-    compiled_equals_eager(stylegan2, PENALTIES["r1"], "aot_eager")
+    compiled_equals_eager(stylegan2, PENALTIES["r1"], lowered(backend))
 
 
 @pytest.mark.parametrize("name", ["r1-tangent", "wgan_gp"])
 def test_every_normalisation(backend, name):
-    compiled_equals_eager(normalised, PENALTIES[name], "aot_eager")
+    compiled_equals_eager(normalised, PENALTIES[name], lowered(backend))
 
 
 @pytest.mark.parametrize("name", PENALTIES)
