@@ -23,9 +23,18 @@ struct FadeNumbers {
   }
 };
 
+// 16 bytes are named as one access, which NVRTC 13 else takes apart.
 template <typename T, int V>
 __device__ __forceinline__ void load_of(const void* from, i64 at, acc_of<T> (&to)[V]) {
-  widen<T, V>(load_whole<T, V>(static_cast<const T*>(from) + at), to);
+  const T* start = static_cast<const T*>(from) + at;
+  if constexpr (sizeof(T) * V == 16) {
+    const uint4 bits = __ldca(reinterpret_cast<const uint4*>(start));
+    Pack<T, V> pack;
+    memcpy(&pack, &bits, 16);
+    widen<T, V>(pack, to);
+  } else {
+    widen<T, V>(load_whole<T, V>(start), to);
+  }
 }
 
 // What low images give to a mix.
@@ -98,7 +107,7 @@ struct FadePixels {
 };
 
 template <typename T, int R>
-__global__ void __launch_bounds__(kFadeThreads) fade_in_value_rows(const __grid_constant__ FadeInParams p) {
+__global__ void __launch_bounds__(kFadeThreads, 4) fade_in_value_rows(const __grid_constant__ FadeInParams p) {
   constexpr int V = kPack<T>, N = V / R;
   const FadeNumbers<T> n(p);
   const FadePlace place(p);
@@ -124,14 +133,16 @@ __global__ void __launch_bounds__(kFadeThreads) fade_in_value_rows(const __grid_
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(kFadeThreads) fade_in_value_any(const __grid_constant__ FadeInParams p) {
+__global__ void __launch_bounds__(kFadeThreads, 4) fade_in_value_any(const __grid_constant__ FadeInParams p) {
   const FadeNumbers<T> n(p);
   const FadePlace place(p);
   for (i64 position = place.begin; position < place.end; position += kFadeThreads) {
     const FadePixels own(p, position, V);
     acc_of<T> low[V];
     low_part<T, V>(p, n, position * V, low);
+#pragma unroll 1  // else registers for four
     for (int i = 0; i < p.r; ++i)
+#pragma unroll 1
       for (int j = 0; j < p.r; ++j) {
         const i64 at = own.at + i * own.line + j * own.inner;
         acc_of<T> y[V];
@@ -182,7 +193,7 @@ __device__ __forceinline__ void end_low(const FadeInParams& p, const FadeNumbers
 }
 
 template <typename T, int R>
-__global__ void __launch_bounds__(kFadeThreads) fade_in_adjoint_rows(const __grid_constant__ FadeInParams p) {
+__global__ void __launch_bounds__(kFadeThreads, 4) fade_in_adjoint_rows(const __grid_constant__ FadeInParams p) {
   constexpr int V = kPack<T>, N = V / R;
   const FadeNumbers<T> n(p);
   const FadePlace place(p);
@@ -202,7 +213,7 @@ __global__ void __launch_bounds__(kFadeThreads) fade_in_adjoint_rows(const __gri
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(kFadeThreads) fade_in_adjoint_any(const __grid_constant__ FadeInParams p) {
+__global__ void __launch_bounds__(kFadeThreads, 4) fade_in_adjoint_any(const __grid_constant__ FadeInParams p) {
   const FadeNumbers<T> n(p);
   const FadePlace place(p);
   acc_of<T> sum = 0;
@@ -210,7 +221,9 @@ __global__ void __launch_bounds__(kFadeThreads) fade_in_adjoint_any(const __grid
     const FadePixels own(p, position, V);
     acc_of<T> low[V], total[V];
     begin_low<T, V>(p, position * V, low, total);
+#pragma unroll 1  // else registers for four
     for (int i = 0; i < p.r; ++i)
+#pragma unroll 1
       for (int j = 0; j < p.r; ++j) {
         const i64 at = own.at + i * own.line + j * own.inner;
         acc_of<T> g[V];

@@ -97,16 +97,10 @@ def scaled(factor: float | Tensor) -> Linearization:
 
 def maxout(x: Tensor, pieces: int) -> tuple[Tensor, Linearization]:
     """The largest of each `pieces` neighbouring channels: [N, C, ...] -> [N, C / pieces, ...]."""
-    grouped = x.unflatten(1, (-1, pieces))
-    y, at = grouped.max(2, keepdim=True)
-
-    def adjoint(g: Tensor) -> Tensor:
-        return torch.zeros_like(grouped).scatter(2, at, g.unsqueeze(2)).flatten(1, 2)
-
-    def tangent(t: Tensor) -> Tensor:
-        return t.unflatten(1, (-1, pieces)).gather(2, at).squeeze(2)
-
-    return y.squeeze(2), Linearization(tangent, adjoint)
+    y, index = _adjoints.maxout_with_index(x, pieces)
+    return y, Linearization(
+        lambda t: _adjoints.maxout_tangent(t, index, pieces), lambda g: _adjoints.maxout_adjoint(g, index, pieces)
+    )
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> tuple[Tensor, Linearization]:
@@ -165,11 +159,17 @@ def filtered_lrelu(
 def pixel_shuffle_act(
     x, upscale_factor, bias=None, *, act="linear", alpha=None, gain=None, clamp=None
 ) -> tuple[Tensor, Linearization]:
-    """`ops.pixel_shuffle_act`."""
-    y, first = bias_act(x, bias, act=act, alpha=alpha, gain=gain, clamp=clamp)
-    r = upscale_factor
-    second = Linearization(lambda t: F.pixel_shuffle(t, r), lambda g: F.pixel_unshuffle(g, r))
-    return F.pixel_shuffle(y, r), chain(first, second)
+    """`ops.pixel_shuffle_act`; the tangent is two kernels, all else is one."""
+    options = {"act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+    r, y = upscale_factor, ops.pixel_shuffle_act(x, upscale_factor, bias, **options)
+
+    def adjoint(g: Tensor) -> Tensor:
+        return _adjoints.pixel_shuffle_act_adjoint(g, x, y, r, bias, **options)
+
+    def tangent(t: Tensor) -> Tensor:
+        return F.pixel_shuffle(_adjoints.bias_act_adjoint(t, x, F.pixel_unshuffle(y, r), bias, dim=1, **options), r)
+
+    return y, Linearization(tangent, adjoint)
 
 
 def gradient_reversal(x: Tensor, lam: float = 1.0) -> tuple[Tensor, Linearization]:

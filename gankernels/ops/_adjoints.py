@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 from gankernels import _backend
 from gankernels.ops import _check, _norm
@@ -17,6 +18,7 @@ from gankernels.ops.batch_norm_act import reference as _batch_norm
 from gankernels.ops.bias_act import ACTIVATIONS, _output_suffices, resolve
 from gankernels.ops.conditional_batch_norm import reference as _conditional
 from gankernels.ops.instance_norm_act import plain_with_statistics
+from gankernels.ops.maxout import _with_index
 from gankernels.ops.minibatch_stddev import EPS as STDDEV_EPS
 from gankernels.ops.minibatch_stddev import _group
 from gankernels.ops.spade_norm import reference as _spade
@@ -189,6 +191,64 @@ def _minibatch_stddev_kernel(namespace):
     return lambda *args: getattr(torch.ops, namespace).minibatch_stddev_backward(*args)
 
 
+def maxout_with_index(x: Tensor, pieces: int) -> tuple[Tensor, Tensor]:
+    """`maxout` along dimension 1, and which piece was taken."""
+    return _backend.pick("maxout_with_index", x)(x, pieces, 1)
+
+
+def maxout_adjoint(g: Tensor, index: Tensor, pieces: int) -> Tensor:
+    """The gradient of `maxout` in x from that of its result."""
+    return _backend.pick("maxout_adjoint", g)(g, index, pieces, 1)
+
+
+def maxout_tangent(t: Tensor, index: Tensor, pieces: int) -> Tensor:
+    """The derivative of `maxout` along `t`."""
+    return _backend.pick("maxout_tangent", t)(t, index, pieces, 1)
+
+
+def _maxout_scatter(g, index, pieces, dim):
+    shape = (*g.shape[: dim + 1], pieces, *g.shape[dim + 1 :])
+    at = index.long().unsqueeze(dim + 1)
+    return g.new_zeros(shape).scatter(dim + 1, at, g.unsqueeze(dim + 1)).flatten(dim, dim + 1)
+
+
+def _maxout_gather(t, index, pieces, dim):
+    at = index.long().unsqueeze(dim + 1)
+    return t.unflatten(dim, (-1, pieces)).gather(dim + 1, at).squeeze(dim + 1)
+
+
+def _maxout_kernel(name, *more):
+    return lambda namespace: lambda *args: getattr(getattr(torch.ops, namespace), name)(*args, *more)
+
+
+def pixel_shuffle_act_adjoint(
+    g: Tensor, x: Tensor, y: Tensor, r: int, bias: Tensor | None, *, act: str, alpha, gain, clamp
+) -> Tensor:
+    """The gradient of `pixel_shuffle_act` in x from that of its result, y."""
+    numbers = resolve("pixel_shuffle_act", act, alpha, gain, clamp)
+    bias = None if bias is None else _check.cast(x, bias)
+    return _backend.pick("pixel_shuffle_act_adjoint", x)(g, x, y, r, bias, act, *numbers)
+
+
+def _pixel_shuffle_reference(g, x, y, r, bias, act, alpha, gain, clamp):
+    return _bias_act_reference(pixel_unshuffle(g, r), x, None, bias, 1, act, alpha, gain, clamp)
+
+
+def _pixel_shuffle_kernel(namespace):
+    def run(g, x, y, r, bias, act, alpha, gain, clamp):
+        from_output = act in ("relu", "lrelu") and _output_suffices(act, alpha, gain, clamp)
+        if from_output:
+            ref, bias = y, None
+        elif act == "linear" and clamp < 0:
+            ref, bias = None, None
+        else:
+            ref = x
+        op = getattr(torch.ops, namespace).pixel_shuffle_act_backward
+        return op(g, ref, bias, from_output, r, act, alpha, gain, clamp, [True, False])[0]
+
+    return run
+
+
 def _of(op: str, make) -> dict:
     """A kernel for each compiled backend that `op` has."""
     names = [name for name in _backend.operators()[op] if name != "reference"]
@@ -208,4 +268,12 @@ _backend.register(
     "minibatch_stddev_adjoint",
     reference=_minibatch_stddev_reference,
     **_of("minibatch_stddev", _minibatch_stddev_kernel),
+)
+_backend.register("maxout_with_index", reference=_with_index, **_of("maxout", _maxout_kernel("maxout", True)))
+_backend.register("maxout_adjoint", reference=_maxout_scatter, **_of("maxout", _maxout_kernel("maxout_scatter")))
+_backend.register("maxout_tangent", reference=_maxout_gather, **_of("maxout", _maxout_kernel("maxout_gather")))
+_backend.register(
+    "pixel_shuffle_act_adjoint",
+    reference=_pixel_shuffle_reference,
+    **_of("pixel_shuffle_act", _pixel_shuffle_kernel),
 )

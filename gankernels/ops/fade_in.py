@@ -45,11 +45,11 @@ def fade_in(
     inputs = lower.shape[1]
     if weight is None and bias is not None:
         raise ValueError(f"{_NAME}: bias is a tensor and weight is None, expected both, or no bias")
-    if weight is not None and tuple(weight.shape) not in ((c, inputs), (c, inputs, 1, 1)):
+    if weight is not None and not _is_to_rgb(weight, c, inputs):
         raise ValueError(
             f"{_NAME}: weight has shape {list(weight.shape)}, expected {[c, inputs, 1, 1]} or its first two"
         )
-    if bias is not None and tuple(bias.shape) != (c,):
+    if bias is not None and (bias.ndim != 1 or bias.shape[0] != c):
         raise ValueError(f"{_NAME}: bias has shape {list(bias.shape)}, expected [{c}] (image.shape[1])")
     rows, columns = lower.shape[2:]
     r = h // max(rows, 1)
@@ -70,6 +70,13 @@ def fade_in(
     if weight is not None:
         lower = F.conv2d(lower, weight.reshape(c, inputs, 1, 1), bias).to(image.dtype)
     return _backend.pick(_NAME, image)(image, lower, alpha, _check.constant(r))
+
+
+def _is_to_rgb(weight: Tensor, c: int, inputs: int) -> bool:
+    # Size by size: torch.compile takes a tuple with symbols for another than one of their numbers.
+    if weight.ndim not in (2, 4) or weight.shape[0] != c or weight.shape[1] != inputs:
+        return False
+    return weight.ndim == 2 or (weight.shape[2] == 1 and weight.shape[3] == 1)
 
 
 def reference(image: Tensor, lower: Tensor, alpha: Tensor | float, r: int) -> Tensor:

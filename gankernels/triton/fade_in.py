@@ -13,6 +13,7 @@ from torch import Tensor
 from gankernels.ops import _check
 
 _TILE = 1024  # elements of a line that a program works on at once
+_THREADS = 128
 _PROGRAMS = 2048  # that fill a large GPU, a few times over
 
 
@@ -152,7 +153,7 @@ class _Call:
         self.vec = 1
         while self.rows and self.vec * r < most and line % (2 * self.vec) == 0:
             self.vec *= 2
-        self.tall = _TILE // (self.vec * r) if self.rows else _TILE
+        self.tall = _TILE // (self.vec * r) if self.rows else _THREADS * most
         self.row_size, self.positions = line // self.vec, n * c * h * w // self.vec
         programs = min(_PROGRAMS, triton.cdiv(self.positions, self.tall))
         self.share = triton.cdiv(triton.cdiv(self.positions, max(1, programs)), self.tall) * self.tall
@@ -177,7 +178,7 @@ class _Call:
             *tensors, self.positions, self.share, self.row_size, self.columns, self.inner, factor,
             DIFFERENCE=difference, ROWS=self.rows, WIDE=self.exact == torch.float64,
             BIG=self.positions * self.vec * self.r**2 > 2**31 - _TILE * self.r**2, P=self.tall, VEC=self.vec, R=self.r,
-            num_warps=4,
+            num_warps=_THREADS // 32,
         )  # fmt: skip
 
 
