@@ -128,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Doctor().run()
         return _parse(arguments).run()
     except InputError as error:
-        _complain(error)
+        # What one process found alone, before it met the others, nobody else can say.
+        _complain(error, everywhere=not error.shared)
         return USER_ERROR
     except TrainingDiverged as error:
         _complain(f"training diverged at {error}")
@@ -141,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _complain(what: object) -> None:
-    if environment()[0] == 0:
+def _complain(what: object, everywhere: bool = False) -> None:
+    if everywhere or environment()[0] == 0:
         print(f"gankernels: {what}", file=sys.stderr)
 
 

@@ -62,13 +62,14 @@ class Evaluate:
         self._check()
         device = TrainConfig(device=self.device).torch_device()
         generator, images = evaluate.load(self.checkpoint, self.data, device)
+        real = {None: self.count, 0: None}.get(self.real_count, self.real_count)
+        evaluate.check_real(images, real, self.metrics)
         if self.label is not None:
             choose(generator, self.label)
         truncate(generator, self.truncation, None)
         weights = self.inception_weights
         extract = metrics.lite0_extractor(device) if weights is None else metrics.inception_extractor(weights, device)
         perceptual = self._perceptual() if "ppl" in self.metrics else None
-        real = {None: self.count, 0: None}.get(self.real_count, self.real_count)
         samples = evaluate.sample(generator, extract, images, self.count, real, self.seed)
         found = evaluate.evaluate(generator, samples, self.metrics, self.seed, perceptual)
         note = "" if weights else f"; {NOT_COMPARABLE}"

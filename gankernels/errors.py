@@ -7,7 +7,13 @@ from types import ModuleType
 
 
 class InputError(ValueError):
-    """What was asked for cannot work; the command line prints the message without a traceback and exits with 2."""
+    """What was asked for cannot work; the command line prints the message without a traceback and exits with 2.
+
+    Attributes:
+        shared: whether all processes of a run know it, so that the first says it for all.
+    """
+
+    shared = False
 
 
 class ConfigError(InputError):

@@ -80,6 +80,22 @@ def test_every_metric(trained, tmp_path, capsys):
     assert capsys.readouterr().out.split("KID")[1] != said.split("KID")[1]
 
 
+def test_generated_images_are_not_kept(trained):
+    """More than one part: the features of all, and the first images alone."""
+    generator, config = load_generator(trained, torch.device("cpu"))
+    extract = dataclasses.replace(extractor(), batch=7)
+    sizes = []
+    counted = dataclasses.replace(extract, run=lambda x: sizes.append(len(x)) or extract.run(x))
+    features, classes, first = evaluate.fake_features(counted, generator, 20, 0, 9)
+    assert sizes == [7, 7, 6]
+    wanted = generate.render(generator, generate.latents(generator, 0, range(20)))
+    torch.testing.assert_close(features, extract(wanted)[0])
+    torch.testing.assert_close(classes, extract(wanted)[1])
+    torch.testing.assert_close(first, wanted[:9])
+    images = data.load(config.data, resolution=16, channels=1)
+    assert len(evaluate.sample(generator, counted, images, 20, 4, 0).first) == evaluate.ROWS
+
+
 def test_neighbours_show_copies(trained, tmp_path):
     from PIL import Image
 
@@ -130,7 +146,7 @@ def test_classes_are_drawn_evenly():
     assert (drawn.mean(0) - 1 / 3).abs().max() < 0.1
     z = generate.latents(net, 0, range(5))
     wanted = net(z, drawn[:5], noise_mode="const")
-    torch.testing.assert_close(evaluate.generated(net, 5, 0, batch=2), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([*evaluate.generated(net, 5, 0, batch=2)]), wanted, rtol=1e-4, atol=1e-5)
     net.choose(1)
     assert generate.conditions(net, 0, range(5)) is None
 
@@ -143,6 +159,8 @@ def test_classes_are_drawn_evenly():
         (["--metrics"], ["metrics must name at least one"]),
         (["--metrics", "is", "--count", "5"], ["count must be at least 10 for is"]),
         (["--metrics", "pr", "--count", "3"], ["count must be at least 4 for pr"]),
+        (["--real-count", "1"], ["1 real images of", "(50 in all), and kid takes at least 2", "--real-count"]),
+        (["--metrics", "pr", "--real-count", "3"], ["3 real images of", "pr takes at least 4"]),
         (["--lpips-weights", "x"], ["vgg16-weights"]),
         (["--truncation", "0.5"], ["no mapping network"]),
         (["--label", "1"], ["no classes"]),
@@ -185,7 +203,7 @@ def test_a_metric_at_intervals(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"kid {best['kid']:.5f} after {best['images']} images; the best so far, kept as" in said
     generator, _ = load_generator(best_path(watched.folder), torch.device("cpu"))
-    features, _ = extractor()(evaluate.generated(generator, 20, 0))
+    features, _ = extractor()(torch.cat([*evaluate.generated(generator, 20, 0)]))
     _, real = evaluate.real_features(extractor(), data.load(str(images), resolution=16, channels=1), 20, 0)
     assert metrics.kid(real, features) == best["kid"], "the kept file has that value"
     assert best_path(watched.folder) not in all_checkpoints(watched.folder)

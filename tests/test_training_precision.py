@@ -1,5 +1,7 @@
 """16-bit blocks: a step that overflows is skipped and counted; many in a row end the run, as float32's first does."""
 
+import math
+
 import pytest
 import torch
 from training_support import image_folder, run, same_checkpoints, tiny
@@ -148,3 +150,19 @@ def test_16_bits_on_a_cpu_are_32_unless_told(images):
 def test_models_without_16_bit_blocks_refuse(images):
     with pytest.raises(ConfigError, match="precision is float16, and model dcgan has no 16-bit blocks; take float32"):
         trainer(images, model="dcgan", precision="float16")
+
+
+def test_a_loss_that_is_not_finite_is_in_no_mean(images, monkeypatch):
+    one = trainer(images, **HALF, precision="float16")
+    trained = one._train_discriminator
+    monkeypatch.setattr(one, "_train_discriminator", lambda batch: (trained(batch)[0] * math.inf, *trained(batch)[1:]))
+    one.step()
+    assert all(map(math.isnan, [one.take_metrics()[name] for name in ("d_loss", "g_loss", "d_real", "d_fake")]))
+    one.step()
+    monkeypatch.undo()
+    one.step()
+    assert one.summed == 1
+    sums = list(one.sums)
+    found = one.take_metrics()
+    assert [found[name] for name in ("d_loss", "g_loss", "d_real", "d_fake")] == sums
+    assert all(map(math.isfinite, sums))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def all_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob(f"*{SUFFIX}") if path.stem.isdigit())
+    """The checkpoints of a run, by step; not what lies beside them under other names."""
+    found = (run / "checkpoints").glob(f"*{SUFFIX}")
+    return sorted((path for path in found if re.fullmatch("[0-9]+", path.stem)), key=lambda path: int(path.stem))
 
 
 def find(path: Path) -> Path:
@@ -138,11 +140,15 @@ def find(path: Path) -> Path:
     return found[-1]
 
 
-def tidy(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints (0: none), and what a kill during a save left behind."""
+def tidy(run: Path, keep: int, step: int) -> None:
+    """Remove all but the last `keep` checkpoints up to `step` (0: none), and what a kill during a save left behind.
+
+    Later ones are not this run's past: they stay, and do not count.
+    """
     for path in (run / "checkpoints").glob(f"*{SUFFIX}{_TEMPORARY}"):
         path.unlink()
-    for path in all_checkpoints(run)[:-keep] if keep else ():
+    past = [path for path in all_checkpoints(run) if int(path.stem) <= step]
+    for path in past[:-keep] if keep else ():
         path.unlink()
 
 

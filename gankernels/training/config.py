@@ -272,13 +272,47 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_json`; raises TypeError on missing or unknown fields."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise TypeError(f"fields differ: {', '.join(sorted(set(values) ^ names))}")
+        """The inverse of `to_json`. A field that an earlier version did not write yet takes its default.
+
+        Raises:
+            ConfigError: a field that this version does not know, or none where every version wrote one.
+            TypeError: no dict.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"its configuration is a {type(values).__name__}")
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(
+                f"the configuration has {', '.join(map(str, unknown))}, which this version does not know; use "
+                "the version that wrote it"
+            )
+        missing = sorted(_FIRST - set(values))
+        if missing:
+            raise ConfigError(f"the configuration lacks {', '.join(missing)}; it is damaged, take another checkpoint")
         out = None if values["out"] is None else Path(values["out"])
         return cls(**values | {"out": out, "betas": tuple(values["betas"])})
 
+
+_FIRST = frozenset(
+    (
+        *(
+            "model",
+            "data",
+            "out",
+            "resolution",
+            "channels",
+            "mirror",
+            "width",
+            "z_dim",
+            "latent",
+            "objective",
+            "images",
+        ),
+        *("minutes", "batch", "d_steps", "lr", "betas", "clip", "ema", "ema_rampup", "seed", "device", "backend"),
+        *("sample_every", "checkpoint_every", "log_every", "keep"),
+    )
+)
+"""Fields that all versions wrote. The default of a field added since must be what runs did before there was one."""
 
 FREE_ON_RESUME = frozenset(
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +15,21 @@ from gankernels.data import ImageData
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import ConfigError
 from gankernels.training import pictures
-from gankernels.training.generate import conditions, interpolate, latents, make_folder, render, save_picture
+from gankernels.training.generate import conditions, interpolate, latents, make_folder, save_picture
 from gankernels.training.networks import load_generator
 
 Metric = Literal["fid", "kid", "pr", "is", "ppl"]
 NOT_COMPARABLE = "not comparable to Inception-FID"
+ROWS = 8
+"""Generated images that are shown beside real ones."""
+_LEAST = {"fid": 2, "kid": 2, "pr": 4}
 
 
 @dataclass
 class Samples:
-    """Generated images, their features and class probabilities; and those of real ones."""
+    """The first of the generated images, the features and class probabilities of all; and features of real ones."""
 
-    fake: Tensor
+    first: Tensor
     fake_features: Tensor
     fake_classes: Tensor
     real: ImageData
@@ -35,10 +38,41 @@ class Samples:
 
 
 @torch.no_grad()
-def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> Tensor:
-    """Images 0 .. count - 1 of the seed [count, C, H, W], of all classes where there are any and none was chosen."""
+def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> Iterator[Tensor]:
+    """Images 0 .. count - 1 of the seed in parts [<= batch, C, H, W], of all classes unless one was chosen."""
     numbers = range(count)
-    return render(generator, latents(generator, seed, numbers), batch, conditions(generator, seed, numbers))
+    z, c = latents(generator, seed, numbers), conditions(generator, seed, numbers)
+    device = next(generator.parameters()).device
+    for i, one in enumerate(z.split(batch)):
+        label = () if c is None else (c[i * batch : (i + 1) * batch].to(device),)
+        yield generator.display(one.to(device), *label).cpu()
+
+
+def fake_features(
+    extract: metrics.Extractor, generator: nn.Module, count: int, seed: int, first: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of images 0 .. count - 1 of the seed: features, class probabilities, and the `first` images themselves.
+
+    An image is forgotten once its features are known: 50000 of 256x256 would take 39 GB.
+    """
+    kept, found = [], []
+    for part in generated(generator, count, seed, extract.batch):
+        kept.append(part[:first].clone())
+        first -= len(kept[-1])
+        found.append(extract(opaque(part)))
+    features, classes = (torch.cat(column) for column in zip(*found, strict=True))
+    return features, classes, torch.cat(kept)
+
+
+def check_real(images: ImageData, count: int | None, wanted: Sequence[str]) -> None:
+    """Raise ConfigError where `count` of these images (all for None) are too few for one of the metrics."""
+    there = len(images) if count is None else min(count, len(images))
+    for name in wanted:
+        if there < _LEAST.get(name, 0):
+            raise ConfigError(
+                f"{there} real images of {images.name} ({len(images)} in all), and {name} takes at least "
+                f"{_LEAST[name]}; raise --real-count, or name more images with --data"
+            )
 
 
 def real_features(extract: metrics.Extractor, images: ImageData, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -101,9 +135,8 @@ def sample(
     generator: nn.Module, extract: metrics.Extractor, images: ImageData, count: int, real: int | None, seed: int
 ) -> Samples:
     """`count` generated images, and `real` real ones (None: all), with what the metrics need of them."""
-    fake = generated(generator, count, seed)
-    features, classes = extract(opaque(fake))
-    return Samples(fake, features, classes, images, *real_features(extract, images, real, seed))
+    features, classes, first = fake_features(extract, generator, count, seed, ROWS)
+    return Samples(first, features, classes, images, *real_features(extract, images, real, seed))
 
 
 def load(checkpoint: Path, name: str | None, device: torch.device) -> tuple[nn.Module, ImageData]:
@@ -121,15 +154,15 @@ def load(checkpoint: Path, name: str | None, device: torch.device) -> tuple[nn.M
     return generator, data.load(name or config.data, resolution=height, channels=generator.channels)
 
 
-def write_neighbours(samples: Samples, out: Path, rows: int = 8, columns: int = 6) -> Path:
+def write_neighbours(samples: Samples, out: Path, rows: int = ROWS, columns: int = 6) -> Path:
     """Write neighbours.png: in each row a generated image, then the real ones nearest to it in features.
 
     A copy of a real image beside the first of them shows memorisation.
     """
-    rows, columns = min(rows, len(samples.fake)), min(columns, len(samples.real_features))
+    rows, columns = min(rows, len(samples.first)), min(columns, len(samples.real_features))
     _, found = metrics.nearest(samples.fake_features[:rows], samples.real_features, columns)
     lines = [
-        torch.cat([samples.fake[i : i + 1], samples.real.batch(samples.real_chosen[found[i]])]) for i in range(rows)
+        torch.cat([samples.first[i : i + 1], samples.real.batch(samples.real_chosen[found[i]])]) for i in range(rows)
     ]
     return save_picture(pictures.grid(torch.cat(lines), columns + 1), make_folder(out) / "neighbours.png")
 

@@ -141,7 +141,11 @@ def _checked(file: Path, state: dict[str, Any], kind: str = "training") -> tuple
     try:
         if state["kind"] != kind:
             raise CheckpointError(f"{file} is a checkpoint of kind {state['kind']!r}, and {kind!r} is needed")
+        if type(state["step"]) is not int:
+            raise TypeError(f"its step is a {type(state['step']).__name__}")
         return file, state, TrainConfig.from_json(state["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no complete checkpoint of a training run ({error})") from error
 
@@ -149,13 +153,17 @@ def _checked(file: Path, state: dict[str, Any], kind: str = "training") -> tuple
 def load_networks(file: Path, state: dict[str, Any], config: TrainConfig) -> tuple[nn.Module, nn.Module]:
     """The networks of a checkpoint's configuration, checked against what the checkpoint was written by."""
     try:
-        generator, discriminator = build(config, state["channels"], len(state["class_names"]))
+        # A checkpoint without class names is of a version whose networks took no classes.
+        generator, discriminator = build(config, state["channels"], len(state.get("class_names", ())))
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{file} lacks {error}; it is incomplete, take another checkpoint") from error
     for module, name in ((generator, "generator"), (discriminator, "discriminator")):
-        if module.config != state[f"{name}_config"]:
+        stored = state.get(f"{name}_config")
+        if module.config != stored:
             raise CheckpointError(
-                f"{file} was written by a {name} with {state[f'{name}_config']}, and {config.model} now builds "
+                f"{file} was written by a {name} with {stored}, and {config.model} now builds "
                 f"{module.config}; it belongs to another model or version"
             )
     return generator, discriminator

@@ -86,20 +86,20 @@ def curves(metrics: list[dict[str, Any]], path: Path) -> None:
         return
     figure_class = need("matplotlib.figure", "train").Figure  # no pyplot: it would pick a window system
     figure = figure_class(figsize=(8, 6), layout="constrained")
-    measured = [name for name in ("kid", "fid") if any(name in line for line in metrics)]
+    measured = [name for name in ("kid", "fid") if any(line.get(name) is not None for line in metrics)]
     upper, lower, *extra = figure.subplots(2 + len(measured), sharex=True)
     for axes, names, title in (
         (upper, {"d_loss": "discriminator", "g_loss": "generator"}, "loss"),
         (lower, {"d_real": "real", "d_fake": "generated"}, "mean logit"),
     ):
         for key, label in names.items():
-            points = [(line["images"], line[key]) for line in metrics if key in line]
+            points = [(line["images"], line[key]) for line in metrics if line.get(key) is not None]
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
         axes.set_ylabel(title)
         if axes.lines:  # a run that measured before it logged has none yet
             axes.legend(loc="upper right")
     for axes, name in zip(extra, measured, strict=True):
-        points = [(line["images"], line[name]) for line in metrics if name in line]
+        points = [(line["images"], line[name]) for line in metrics if line.get(name) is not None]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1)
         axes.set_ylabel(name.upper())
     for axes in (upper, lower, *extra):

@@ -87,6 +87,11 @@ class _Total(torch.autograd.Function):
         return _Total.apply(g, ctx.add_), None
 
 
+def _shared(error: InputError) -> InputError:
+    error.shared = True
+    return error
+
+
 class _Many(Processes):
     def __init__(self, store: dist.Store, rank: int, world: int, timeout: float) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout
@@ -123,12 +128,14 @@ class _Many(Processes):
             said = [self._store.get(key).decode() for key in keys]
         for rank, text in enumerate(said):
             if "\n" in text:
-                raise error or ConfigError(f"process {rank}: {text.partition(chr(10))[2]}")
+                raise _shared(error or ConfigError(f"process {rank}: {text.partition(chr(10))[2]}"))
         for rank, text in enumerate(said):
             if text != said[0]:
-                raise ConfigError(
-                    f"process {rank} has another run or other data than process 0 ({text} and {said[0]}); "
-                    "start all with the same arguments and files"
+                raise _shared(
+                    ConfigError(
+                        f"process {rank} has another run or other data than process 0 ({text} and {said[0]}); "
+                        "start all with the same arguments and files"
+                    )
                 )
 
     def lead(self, work: Callable[[], Any]) -> Any:

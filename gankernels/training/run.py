@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import shutil
 import signal
 import threading
 import time
@@ -18,11 +17,12 @@ import torch
 
 import gankernels
 from gankernels import data
-from gankernels.errors import CheckpointError, ConfigError, InputError, ProcessLost, TrainingDiverged
+from gankernels.errors import ConfigError, InputError, ProcessLost, TrainingDiverged
 from gankernels.training import pictures
 from gankernels.training.checkpoint import all_checkpoints, checkpoint_path, save, tidy
 from gankernels.training.conditions import class_count
 from gankernels.training.config import TrainConfig, resumed
+from gankernels.training.folder import bring_best, check_place, clear
 from gankernels.training.metrics_log import MetricsLog, read_metrics
 from gankernels.training.networks import build, load_networks, read
 from gankernels.training.processes import Processes, joined
@@ -101,12 +101,7 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
         config = resumed(stored, config)
         channels = state["channels"]
         networks = load_networks(file, state, config)
-        newest = all_checkpoints(folder)[-1:]
-        if newest and newest[0].stem > file.stem and newest[0].parent.resolve() == file.parent.resolve():
-            raise CheckpointError(
-                f"{folder} holds the newer checkpoint {newest[0].name}; resume that one, or branch off from "
-                f"{file.name} with --out FOLDER"
-            )
+        check_place(folder, file, state["step"])
     if resume is not None or images is None:
         images = data.load(config.data, resolution=config.resolution, channels=channels)
     for note in images.notes:
@@ -114,24 +109,32 @@ def _start(config: TrainConfig, progress: Progress, resume: Path | None, overwri
     torch.manual_seed(config.seed)
     trainer = Trainer(config, images, *networks, processes)
     _check_backend(trainer)
-    seconds, history = 0.0, []
+    seconds, history, origin = 0.0, [], None
     if resume is not None:
         for note in trainer.load(state, str(file)):
             progress.say(note)
         seconds = state["seconds"]
-        history = read_metrics(file.parent.parent / "metrics.jsonl", until=trainer.step_count)
+        origin = file.parent.parent
+        history = read_metrics(origin / "metrics.jsonl", until=trainer.step_count)
         progress.say(f"resuming {file} at step {trainer.step_count}, {trainer.images} images")
-    return _Run(trainer, folder, progress, seconds, history, overwrite and resume is None)
+    return _Run(trainer, folder, progress, seconds, history, origin, overwrite and resume is None)
 
 
 class _Run:
     """A run in the memory of one process; of several the first alone has `log` and `watch`, and writes files."""
 
     def __init__(
-        self, trainer: Trainer, folder: Path, progress: Progress, seconds: float, history: list, clear: bool
+        self,
+        trainer: Trainer,
+        folder: Path,
+        progress: Progress,
+        seconds: float,
+        history: list,
+        origin: Path | None,
+        clear: bool,
     ) -> None:
         self.trainer, self.folder, self.progress = trainer, folder, progress
-        self.processes, self.history, self.clear = trainer.processes, history, clear
+        self.processes, self.history, self.origin, self.clear = trainer.processes, history, origin, clear
         self.log: MetricsLog | None = None
         self.watch: Watch | None = None
         self.before, self.began = seconds, time.monotonic()
@@ -145,8 +148,10 @@ class _Run:
     def prepare(self) -> None:
         """Make the folder ready."""
         folder, config = self.folder, self.trainer.config
+        if config.metrics_every:  # before anything is cleared: packages may be missing
+            self.watch = Watch(config, self.trainer.data, self.history)
         if self.clear:
-            _clear(folder)
+            clear(folder)
         try:
             (folder / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -156,8 +161,9 @@ class _Run:
                 path.unlink()
         (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
         self.log = MetricsLog(folder, self.history)
-        if config.metrics_every:
-            self.watch = Watch(config, self.trainer.data, self.history)
+        has_best = self.origin is not None and bring_best(self.origin, folder, self.trainer.step_count)
+        if self.watch is not None and not has_best:
+            self.watch.forget()
 
     @property
     def seconds(self) -> float:
@@ -237,7 +243,7 @@ class _Run:
     def save(self) -> None:
         path = checkpoint_path(self.folder, self.trainer.step_count)
         save(path, self.trainer.state() | {"seconds": self.seconds})
-        tidy(self.folder, self.trainer.config.keep)
+        tidy(self.folder, self.trainer.config.keep, self.trainer.step_count)
 
     def finish(self) -> None:
         """The last grid, the curves and the history of the samples."""
@@ -250,14 +256,6 @@ class _Run:
 
 def _passed(every: int, before: int, now: int) -> bool:
     return before // every < now // every
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing else, from a folder."""
-    for name in ("checkpoints", "samples", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "config.json", "samples.gif", "samples-over-time.png", "curves.png"):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _check_backend(trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -103,8 +104,9 @@ class Trainer:
         self.ema.update(self.generator, self.config.images_per_step, self.images)
         d_loss, d_real, d_fake = d_values
         values = self.processes.sums(torch.stack([d_loss, g_loss, d_real, d_fake]).tolist())
-        self.sums = [a + b for a, b in zip(self.sums, values, strict=True)]
-        self.summed += 1
+        if all(map(math.isfinite, values)):  # a step that 16 bits overflowed in is counted, and is in no mean
+            self.sums = [a + b for a, b in zip(self.sums, values, strict=True)]
+            self.summed += 1
 
     def _grow(self) -> None:
         if self.config.grow_from is not None:
@@ -206,8 +208,12 @@ class Trainer:
             yield path_penalty(found.pop() if len(shares) == 1 else lengths(share), target, share, weight)
 
     def take_metrics(self) -> dict[str, float]:
-        """Mean losses and logits since the last call, of the whole batches."""
-        means = {name: total / max(self.summed, 1) for name, total in zip(METRICS, self.sums, strict=True)}
+        """Mean losses and logits since the last call, of the whole batches of those steps in which all were finite.
+
+        NaN where there was no such step."""
+        means = {
+            n: total / self.summed if self.summed else math.nan for n, total in zip(METRICS, self.sums, strict=True)
+        }
         self.sums, self.summed = [0.0] * len(METRICS), 0
         return means | self._skipped()
 
@@ -274,7 +280,10 @@ class Trainer:
             self.game.balance.k = state["balance"]
             before = state["torch"]
         except KeyError as error:
-            raise CheckpointError(f"{name} lacks {error}; it is incomplete, take another checkpoint") from error
+            raise CheckpointError(
+                f"{name} lacks {error}; it is incomplete, or of an earlier version, whose runs that one alone goes on "
+                f"with; take another checkpoint, or that version"
+            ) from error
         now = self._arithmetic()
         if now == before:
             return []

@@ -8,7 +8,7 @@ from typing import Any
 from gankernels import metrics
 from gankernels.data import ImageData
 from gankernels.training.config import TrainConfig
-from gankernels.training.evaluate import generated, opaque, real_features
+from gankernels.training.evaluate import check_real, fake_features, real_features
 from gankernels.training.trainer import Trainer
 
 BEST = "best.safetensors"
@@ -25,18 +25,25 @@ class Watch:
 
     Raises:
         MissingDependency: the packages of the extra "metrics" are not installed.
+        ConfigError: there are too few images.
     """
 
     def __init__(self, config: TrainConfig, images: ImageData, history: list[dict[str, Any]]) -> None:
         self.metric, self.count, self.seed = config.metric, config.metrics_count, config.seed
+        check_real(images, self.count, [self.metric])
         self.extract = metrics.lite0_extractor(config.torch_device())
         _, self.real = real_features(self.extract, images, self.count, self.seed)
-        self.best = min((line[self.metric] for line in history if self.metric in line), default=float("inf"))
+        known = [line[self.metric] for line in history if line.get(self.metric) is not None]
+        self.best = min(known, default=float("inf"))
+
+    def forget(self) -> None:
+        """Take the next value for the best: the checkpoint of an earlier one is not there."""
+        self.best = float("inf")
 
     def measure(self, trainer: Trainer) -> float:
         """The value at the trainer's step; nothing that training draws from is touched."""
         trainer.samples(1)  # brings the average to the run's stage of growth
-        features, _ = self.extract(opaque(generated(trainer.ema.module, self.count, self.seed)))
+        features, *_ = fake_features(self.extract, trainer.ema.module, self.count, self.seed)
         return {"kid": metrics.kid, "fid": metrics.fid}[self.metric](self.real, features)
 
     def better(self, value: float) -> bool:
