@@ -8,6 +8,7 @@ and views of bytes that lie in the file. A name outside the table ends the readi
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,6 +74,10 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        here = stream.tell()
+        end = stream.seek(0, io.SEEK_END) or stream.tell()  # mmap.seek returns nothing before Python 3.13
+        stream.seek(here)
+        self.may_copy = 8 * end + 10_000_000
         try:
             for instruction, argument, position in pickletools.genops(stream):
                 if instruction.name == "STOP":
@@ -81,6 +86,8 @@ class Machine:
                 if step is None:
                     raise UnsafePickle(f"instruction {instruction.name} at byte {position} is none that data needs")
                 step(self, argument)
+        except (RecursionError, MemoryError) as error:
+            raise CheckpointError(f"it nests too deep or wants too much memory ({type(error).__name__})") from error
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -104,7 +111,7 @@ class Machine:
 
     def _global(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)) or f"{module}.{name}" not in self.calls:
-            raise UnsafePickle(f"it names {str(module)[:80]}.{str(name)[:80]}, which no file of networks needs")
+            raise UnsafePickle(f"it names {shown(module)}.{shown(name)}, which no file of networks needs")
         self._push(Name(module, name))
 
     def _stack_global(self, _: None) -> None:
@@ -118,6 +125,10 @@ class Machine:
         made_by = self.calls[str(what)]
         if made_by is None:
             raise UnsafePickle(f"it calls {what}, which is a name of a kind and nothing to call")
+        # What lies there once can be given to many calls, of which each copies it.
+        self.may_copy -= sum(len(one) for one in arguments if isinstance(one, str | bytes | list | tuple))
+        if self.may_copy < 0:
+            raise UnsafePickle(f"it calls {what} with the same content again and again")
         try:
             made = made_by(*arguments)
         except TypeError as error:
@@ -153,6 +164,11 @@ class Machine:
     def _tuple(self, count: int) -> None:
         values = [self._pop() for _ in range(count)]
         self._push(tuple(reversed(values)))
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A text for a message. Anything else by its type: tuples of tuples that share can be 2^n long as text."""
+    return value[:most] if isinstance(value, str) else type(value).__name__
 
 
 def key(value: Any) -> Any:

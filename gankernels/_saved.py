@@ -8,7 +8,7 @@ import mmap
 import re
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gankernels._pickles import Calls, Inert, Machine, Name, Record, key
+from gankernels._pickles import Calls, Inert, Machine, Name, Record, key, shown
 from gankernels.errors import CheckpointError, UnsafePickle
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -42,6 +42,7 @@ class Storage:
     def __init__(self, dtype: torch.dtype, count: int) -> None:
         self.dtype, self.count = dtype, count
         self.read: Callable[[], bytes] | None = None
+        self._numbers: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -49,6 +50,12 @@ class Storage:
         return self.count * self.dtype.itemsize
 
     def numbers(self) -> Tensor:
+        """All of them, read once however many tensors are views of them."""
+        if self._numbers is None:
+            self._numbers = self._read()
+        return self._numbers
+
+    def _read(self) -> Tensor:
         content = b"" if self.read is None else self.read()
         if len(content) != self.size:
             raise CheckpointError(f"a storage has {len(content)} bytes where {self.size} belong; the file is truncated")
@@ -95,7 +102,7 @@ class Dtype(Inert):
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not _PLAIN_DTYPE.match(code):
-            raise UnsafePickle(f"it has an array of dtype {str(code)[:20]!r}; those of plain numbers are read")
+            raise UnsafePickle(f"it has an array of dtype {shown(code, 20)!r}; those of plain numbers are read")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
@@ -162,7 +169,7 @@ DATA: Calls = {
     **{f"torch.{kind}Storage": None for kind in _KINDS},
     **{f"torch.{name}": None for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8")},
     "torch.Size": _numbers,
-    "torch.device": lambda *where: str(where[0]) if where else "",
+    "torch.device": lambda *where: shown(where[0]) if where else "",
     "collections.OrderedDict": record,
     "argparse.Namespace": record,
     **{f"{home}.{kind}": _set for home in ("builtins", "__builtin__") for kind in ("set", "frozenset")},
@@ -207,7 +214,8 @@ def read_old(stream: BinaryIO, calls: Calls = DATA) -> Any:
     storages = _Storages()
     content = Machine(calls, storages).load(stream)
     order = start.load(stream)
-    if not isinstance(order, list) or any(not isinstance(one, str) or one not in storages for one in order):
+    named = isinstance(order, list) and all(isinstance(one, str) for one in order)
+    if not named or len(order) != len(storages) or set(order) != set(storages):
         raise CheckpointError("its storages are not those that it names")
     begin = stream.tell()
     end = stream.seek(0, io.SEEK_END) or stream.tell()  # mmap.seek returns nothing before Python 3.13
@@ -258,12 +266,35 @@ def read_zip(path: Path, calls: Calls = DATA) -> Any:
             name = main.replace("data.pkl", f"data/{where}")
             if name not in members:
                 raise CheckpointError(f"it lacks the storage {where[:40]}; it is truncated")
-            storage.read = lambda name=name: archive.read(name)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+            if members[name].file_size != storage.size:
+                raise CheckpointError(f"storage {where[:40]} has another length than it says; it is truncated")
+            storage.read = lambda name=name: _member(archive, name)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"it is truncated or nothing that torch.save wrote ({error})") from error
     return content
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
+        raise CheckpointError(f"its numbers are damaged ({error}); take another copy") from error
+
+
+def check_distinct(tensors: Iterable[Strided]) -> None:
+    """Raise UnsafePickle where tensors together are larger than the storages that they are views of: a few bytes
+    would become gigabytes once each is a tensor of its own."""
+    storages: dict[int, Storage] = {}
+    wanted = 0
+    for one in tensors:
+        storages[id(one.storage)] = one.storage
+        wanted += math.prod(one.shape) * one.storage.dtype.itemsize
+    there = sum(storage.size for storage in storages.values())
+    # Weights that two networks of a file share are honest; so is a scalar used a few times.
+    if wanted > 4 * there + 1_000_000:
+        raise UnsafePickle(f"its tensors would take {wanted} bytes, and the numbers behind them are {there}")
 
 
 def read_file(path: Path, calls: Calls = DATA) -> Any:
@@ -294,9 +325,17 @@ def read_file(path: Path, calls: Calls = DATA) -> Any:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict that `torch.save` wrote. Raises: as `read_file`, and for anything else."""
+def read_state_dict(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of `wanted` names of a state dict that `torch.save` wrote.
+
+    Raises: as `read_file`, and for anything else.
+    """
     content = read_file(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return {name: value.tensor() for name, value in content.items() if isinstance(value, Strided)}
+    found = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Strided) and wanted(k)}
+    try:
+        check_distinct(found.values())
+        return {name: value.tensor() for name, value in found.items()}
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error

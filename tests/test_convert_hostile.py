@@ -157,7 +157,7 @@ def test_every_name_in_the_table_is_ours_or_inert():
         (b"\x80\x04\x8c\x05torch\x8c\x06system\x93.", "torch.system"),
         (b"\x80\x04\x8c\x05torch\x8c\x09nn.Linear\x93.", "torch.nn.Linear"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "os.system"),
-        (b"\x80\x04I1\nI2\n\x93.", "1.2"),
+        (b"\x80\x04I1\nI2\n\x93.", "int.int"),
         (b"\x80\x04I1\n)R.", "calls a int"),
         (b"\x80\x04ccollections\nOrderedDict\nI1\nR.", "calls a Name"),
         (b"\x80\x02ctorch\nFloatStorage\n)R.", "nothing to call"),

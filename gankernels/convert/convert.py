@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gankernels import models
-from gankernels._saved import Strided, read_file
+from gankernels._saved import Strided, check_distinct, read_file
 from gankernels.convert import ports, published
 from gankernels.data.dataset import keyed_generator
-from gankernels.errors import CheckpointError, UnsafePickle
-from gankernels.training.checkpoint import load_module, save
+from gankernels.errors import CheckpointError, ConfigError, UnsafePickle
+from gankernels.training.checkpoint import SUFFIX, load_module, save
 
 _FACTORIES = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty, torch.full}
 _DRAWS = 4096
@@ -45,8 +46,12 @@ def convert(source: Path, out: Path) -> list[str]:
 
     Returns: sentences about what was found.
     Raises: UnsafePickle for a pickle that asks for more than data; CheckpointError for one that is damaged, or holds
-        networks that ours cannot be, by the first argument or tensor that differs.
+        networks that ours cannot be, by the first argument or tensor that differs; ConfigError for another `out`.
     """
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"{out} is to be a safetensors file; name it *{SUFFIX}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the file to read, which stays; name another to write")
     try:
         content = read_file(source, published.PUBLISHED)
     except UnsafePickle as error:
@@ -55,12 +60,18 @@ def convert(source: Path, out: Path) -> list[str]:
                 f"{source} is a pickle of TensorFlow's networks, which are not read; take its PyTorch version"
             ) from error
         raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # a file can be wrong in ways that nobody has thought of; the cause stays attached
+        raise CheckpointError(f"{source} cannot be read ({type(error).__name__}); it is damaged") from error
     try:
         port = ports.is_port(content)
         family, found = (ports if port else published).networks(content)
         state, notes = _checked(family, found, port)
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
+    except Exception as error:  # as above
+        raise CheckpointError(f"{source} holds no networks that can be read ({type(error).__name__})") from error
     save(out, {"kind": "networks", "model": family, **state})
     return notes
 
@@ -69,6 +80,7 @@ def _checked(family: str, found: dict[str, Any], port: bool) -> tuple[dict[str, 
     """The state to save, of networks that were built and took the tensors; and notes."""
     state: dict[str, Any] = {}
     notes = []
+    check_distinct(v for _, tensors in found.values() for v in tensors.values() if isinstance(v, Strided))
     for name, (config, tensors) in found.items():
         network = build(models.MODELS[family][name == "discriminator"], config, tensors)
         numbers = {k: v.tensor() if isinstance(v, Strided) else v for k, v in tensors.items()}
@@ -88,7 +100,7 @@ def _checked(family: str, found: dict[str, Any], port: bool) -> tuple[dict[str, 
 def build(cls: type[nn.Module], config: dict[str, Any], tensors: dict[str, Any]) -> nn.Module:
     """The network of a file's settings, if it is no larger than the file's tensors. Raises: CheckpointError."""
     _small(config, len(tensors))
-    numbers = sum(torch.Size(one.shape).numel() for one in tensors.values())
+    numbers = sum(_behind(tensors.values()).values())
     try:
         with _Budget(2 * numbers + 1_000_000):
             return cls(**config).eval().requires_grad_(False)
@@ -96,6 +108,16 @@ def build(cls: type[nn.Module], config: dict[str, Any], tensors: dict[str, Any])
         raise
     except (ValueError, TypeError, RuntimeError, OverflowError, ArithmeticError) as error:
         raise CheckpointError(f"its settings make no network ({error})") from error
+
+
+def _behind(tensors: Iterable[Strided | Tensor]) -> dict[int, int]:
+    """Numbers that lie in the file behind tensors, by storage, so that each counts once."""
+    return {
+        id(one.storage if isinstance(one, Strided) else one): one.storage.count
+        if isinstance(one, Strided)
+        else one.numel()
+        for one in tensors
+    }
 
 
 def _small(config: dict[str, Any], layers: int) -> None:

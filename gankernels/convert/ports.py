@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gankernels._saved import Strided
+from gankernels._saved import Strided, check_distinct
 from gankernels.errors import CheckpointError
 
 NETWORKS = {"g_ema": "average", "g": "generator", "d": "discriminator"}
@@ -25,6 +25,7 @@ _LAYER = {
     "activate.bias": "bias",
     "bias": "bias",
 }
+_INDEX = re.compile("[0-9]{1,2}")
 _BLUR = re.compile(r"(^|\.)(kernel|blur\.kernel|upsample\.kernel)$")
 
 
@@ -40,10 +41,10 @@ def _generator_name(name: str) -> str | None:
         return "synthesis.b4.const"
     if head == "style":
         index, _, kind = rest.partition(".")
-        return f"mapping.fc{int(index) - 1}.{kind}" if index.isdigit() and kind in ("weight", "bias") else None
+        return f"mapping.fc{int(index) - 1}.{kind}" if _INDEX.fullmatch(index) and kind in ("weight", "bias") else None
     if head == "noises":
         index = rest.removeprefix("noise_")
-        if not index.isdigit():
+        if not _INDEX.fullmatch(index):
             return None
         layer = int(index)
         return f"synthesis.b{4 << (layer + 1) // 2}.{_conv(layer)}.noise_const"
@@ -51,7 +52,7 @@ def _generator_name(name: str) -> str | None:
         ours, resolution = ("conv1" if head == "conv1" else "torgb"), 4
     elif head in ("convs", "to_rgbs"):
         index, _, rest = rest.partition(".")
-        if not index.isdigit():
+        if not _INDEX.fullmatch(index):
             return None
         layer = int(index)
         resolution = 8 << (layer // 2 if head == "convs" else layer)
@@ -159,6 +160,7 @@ def networks(content: dict[str, Any]) -> tuple[str, dict[str, tuple[dict[str, An
     if "g_ema" not in parts:
         raise CheckpointError("it has no g_ema")
     parts = {which: _checked(state, which) for which, state in parts.items()}
+    check_distinct(value for state in parts.values() for value in state.values())
     latent_average = content.get("latent_avg", parts["g_ema"].get("latent_avg"))
     found = {}
     for which, state in parts.items():

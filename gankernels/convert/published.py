@@ -7,17 +7,19 @@ version, class_name, module_src (the text of a Python module, which stays a text
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gankernels._pickles import Calls, Record
+from gankernels._pickles import SCALARS, Calls, Record, shown
 from gankernels._saved import DATA, Strided, record, storage_from_bytes
 from gankernels.errors import CheckpointError, UnsafePickle
 from gankernels.models import stylegan2, stylegan3
 
 MODULES = {"G_ema": "average", "G": "generator", "D": "discriminator"}
 """What the pickle calls its networks, and what our files call them."""
-_MOST_MODULES, _DEEPEST = 10_000, 32
+_MOST_MODULES, _DEEPEST, _MOST_TENSORS, _LONGEST, _MOST_SETTINGS = 10_000, 32, 10_000, 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Module:
 def _module(about: Any = None, *_: Any) -> Module:
     if not isinstance(about, dict) or about.get("type") != "class" or not isinstance(about.get("state"), dict):
         raise UnsafePickle("it has a module that is not described by type 'class', a class_name and a state")
-    return Module(str(about.get("class_name"))[:80], about["state"])
+    return Module(shown(about.get("class_name")), about["state"])
 
 
 PUBLISHED: Calls = {
@@ -54,20 +56,32 @@ PUBLISHED: Calls = {
 def state_dict(module: Module) -> dict[str, Strided]:
     """Parameters and persistent buffers of a module and what it contains, under the names of a state dict."""
     found: dict[str, Strided] = {}
-    queue, seen = [("", module, 0)], 0
+    queue, seen, entries = [("", module, 0)], 0, 0
     while queue:
         prefix, one, depth = queue.pop()
         seen += 1
         if seen > _MOST_MODULES or depth > _DEEPEST:
             raise UnsafePickle(f"it nests more than {_DEEPEST} modules deep, or {_MOST_MODULES} in all")
+        if len(prefix) > _LONGEST or len(found) > _MOST_TENSORS:
+            raise UnsafePickle(f"it has more than {_MOST_TENSORS} tensors, or names longer than {_LONGEST}")
         passing = one.state.get("_non_persistent_buffers_set") or ()
+        if not isinstance(passing, set | frozenset | list | tuple):
+            raise UnsafePickle(f"{prefix}_non_persistent_buffers_set is a {type(passing).__name__}")
+        entries += len(passing) + sum(len(one.part(kind)) for kind in ("_parameters", "_buffers", "_modules"))
+        if entries > 10 * _MOST_TENSORS:
+            raise UnsafePickle(f"it has more than {10 * _MOST_TENSORS} entries in its modules")
+        passing = {name for name in passing if isinstance(name, SCALARS)}
         for name, value in {**one.part("_parameters"), **one.part("_buffers")}.items():
             if value is None or name in passing:
                 continue
             if not isinstance(value, Strided):
                 raise UnsafePickle(f"{prefix}{name} is a {type(value).__name__}, not a tensor")
+            if not isinstance(name, str) or len(name) > _LONGEST:
+                raise UnsafePickle(f"{prefix} has a tensor whose name is no text, or longer than {_LONGEST}")
             found[f"{prefix}{name}"] = value
         for name, child in one.part("_modules").items():
+            if not isinstance(name, str) or len(name) > _LONGEST:
+                raise UnsafePickle(f"{prefix} has a module whose name is no text, or longer than {_LONGEST}")
             if isinstance(child, Module):
                 queue.append((f"{prefix}{name}.", child, depth + 1))
             elif child is not None:
@@ -117,19 +131,27 @@ def config_of(module: Module, role: str, cls: type) -> dict[str, Any]:
 
     Raises: CheckpointError for an argument that ours does not have, or has as another constant.
     """
-    given = dict(zip(_POSITIONAL[role], _plain(module.state.get("_init_args", ()), "_init_args"), strict=False))
-    given |= _plain(module.state.get("_init_kwargs", {}), "_init_kwargs")
+    positional = _settings(module, "_init_args", (list, tuple))
+    given = dict(zip(_POSITIONAL[role], positional or (), strict=False))
+    given |= _settings(module, "_init_kwargs", (dict,)) or {}
     for nested in _NESTED:
-        given |= given.pop(nested, None) or {}
+        inner = given.pop(nested, None) or {}
+        if not isinstance(inner, dict):
+            raise CheckpointError(f"{role} has {nested} that are a {type(inner).__name__}, not a dict")
+        given |= inner
     known, config = inspect.signature(cls).parameters, {}
     for name, value in given.items():
         if name in _FIXED and name not in known:
             if value not in _FIXED[name]:
-                raise CheckpointError(f"{role} has {name} {value!r}, and our networks have {_FIXED[name][0]!r} alone")
+                raise CheckpointError(
+                    f"{role} has {name} {repr(value)[:80]}, and our networks have {_FIXED[name][0]!r} alone"
+                )
         elif name in known:
             config[name] = value
         elif name not in _OF_TRAINING:
-            raise CheckpointError(f"{role} was made with {name} = {value!r}, which our {cls.__module__} does not have")
+            raise CheckpointError(
+                f"{role} was made with {name} = {repr(value)[:80]}, which our {cls.__module__} does not have"
+            )
     if isinstance(config.get("mapping_kwargs"), dict):
         config["mapping_kwargs"].pop("class_name", None)
     for name in _ATTRIBUTES:
@@ -148,14 +170,24 @@ def _all(module: Module) -> list[Module]:
     return [module, *(m for one in module.part("_modules").values() if isinstance(one, Module) for m in _all(one))]
 
 
-def _plain(value: Any, name: str, depth: int = 0) -> Any:
-    """Settings as JSON carries them; raises UnsafePickle for anything else."""
-    if depth > 8:
-        raise UnsafePickle(f"{name} is nested more than 8 deep")
-    if isinstance(value, dict | Record) and len(value) < 1000:
-        return {str(key): _plain(one, name, depth + 1) for key, one in value.items()}
-    if isinstance(value, list | tuple) and len(value) < 1000:
-        return [_plain(one, name, depth + 1) for one in value]
+def _settings(module: Module, name: str, kinds: tuple[type, ...]) -> Any:
+    found = module.state.get(name)
+    if found is not None and not isinstance(found, kinds):
+        raise CheckpointError(f"{module.class_name} has {name} that are a {type(found).__name__}")
+    return _plain(found, name, itertools.count())
+
+
+def _plain(value: Any, name: str, seen: Iterator[int], depth: int = 0) -> Any:
+    """Settings as JSON carries them; raises UnsafePickle for anything else. `seen` counts all there are, since what
+    lies there once can be referred to many times."""
+    if depth > 8 or next(seen) > _MOST_SETTINGS:
+        raise UnsafePickle(f"{name} is nested more than 8 deep, or has more than {_MOST_SETTINGS} entries")
+    if isinstance(value, dict | Record) and all(isinstance(key, str) for key in value):
+        return {key: _plain(one, name, seen, depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, name, seen, depth + 1) for one in value]
+    if isinstance(value, str) and len(value) > _LONGEST:
+        raise UnsafePickle(f"{name} holds a text of more than {_LONGEST} characters")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UnsafePickle(f"{name} holds a {type(value).__name__}")
@@ -178,7 +210,7 @@ def networks(content: Any) -> tuple[str, dict[str, tuple[dict[str, Any], dict[st
         raise CheckpointError(f"it holds a {type(content).__name__}, not a dict with G, D and G_ema")
     modules = {name: content[name] for name in MODULES if isinstance(content.get(name), Module)}
     if "G_ema" not in modules:
-        held = ", ".join(str(name)[:40] for name in list(content)[:10]) or "nothing"
+        held = ", ".join(shown(name, 40) for name in list(content)[:10]) or "nothing"
         raise CheckpointError(f"it holds no network G_ema; it holds {held}")
     tensors = {name: state_dict(module) for name, module in modules.items()}
     family = identify(tensors["G_ema"])

@@ -121,8 +121,8 @@ def perceptual_vgg16(weights: Path, linear: Path | None = None) -> Perceptual:
         CheckpointError: a file is missing, truncated, or holds other tensors; nothing in it is run.
     """
     stages = _VGG16Stages()
-    state = {k: v for k, v in read_state_dict(weights).items() if k.startswith("features.")}
     wanted = {k: v.shape for k, v in stages.state_dict().items() if k.startswith("features.")}
+    state = read_state_dict(weights, wanted.__contains__)
     for name, shape in wanted.items():
         if name not in state or state[name].shape != shape:
             got = f"has {name} of shape {list(state[name].shape)}" if name in state else f"lacks {name}"
