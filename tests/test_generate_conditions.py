@@ -106,8 +106,12 @@ def test_evaluate(infogan, cgan, tmp_path, capsys, monkeypatch):
             return [images + 2]
 
     seen = []
-    generated_by = evaluate.generated
-    monkeypatch.setattr(evaluate, "generated", lambda *a, **k: seen.append(generated_by(*a, **k)) or seen[-1])
+
+    def kept(*arguments, by=evaluate.generated):
+        seen.append([*by(*arguments)])
+        return seen[-1]
+
+    monkeypatch.setattr(evaluate, "generated", kept)
     monkeypatch.setattr(metrics, "lite0_extractor", lambda *_: metrics.Extractor("pixels", pixels, CPU))
     monkeypatch.setattr(metrics, "perceptual_lite0", lambda: metrics.Perceptual(Plain()))
     net, _ = load_generator(infogan, CPU)
@@ -117,6 +121,6 @@ def test_evaluate(infogan, cgan, tmp_path, capsys, monkeypatch):
         net.choose(label)
         more = ["--metrics", "kid"] if label is None else ["--metrics", "kid", "ppl", "--label", "1"]
         assert main([*given, *more]) == 0
-        assert seen.pop().equal(net.display(z, generate.conditions(net, 0, range(12))))
+        assert torch.cat(seen.pop()).equal(net.display(z, generate.conditions(net, 0, range(12))))
     refused(capsys, "evaluate", infogan, ["--count", 12, "--metrics", "ppl"], "name one class with --label")
     assert main(["evaluate", "--checkpoint", str(cgan), "--count", "12", "--label", "dogs"]) == 0
