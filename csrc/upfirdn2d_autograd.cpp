@@ -1,7 +1,6 @@
 // Schema and autograd of upfirdn2d. The operator is bilinear in x and filter, so two operators close under
 // differentiation of any order: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad.
-#include <ATen/OpMathType.h>
-#include <ATen/ops/ones.h>
+#include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -67,26 +66,6 @@ Tensor adjoint(const Tensor& g, const Tensor& f, const optional<Tensor>& fy, con
   return call_upfirdn2d(g, f, fy, back);
 }
 
-// The gradient in the taps of one axis (0 is x) of a separable filter, from x and that of the output: x goes through
-// the other axis's taps first, so that the work grows with the sum of the taps' numbers and not with their product.
-// 16-bit tensors take float32 for what lies between the two.
-Tensor separable_filter_grad(const Tensor& x, const Tensor& g, const Tensor& own, const Tensor& other, int axis,
-                             const Settings& s) {
-  const auto type = at::toOpMathType(x.scalar_type());
-  Settings first{{1, 1}, {1, 1}, {0, 0, 0, 0}, s.flip, 1.0}, second{{1, 1}, {1, 1}, {0, 0, 0, 0}, s.flip, s.gain};
-  for (int a = 0; a < 2; ++a) {
-    Settings& its = a == axis ? second : first;
-    its.up[a] = s.up[a];
-    its.down[a] = s.down[a];
-    for (int end = 0; end < 2; ++end) its.padding[2 * a + end] = s.padding[2 * a + end];
-  }
-  const Tensor taps = other.to(type), one = at::ones({1}, taps.options());
-  const Tensor between =
-      axis == 0 ? call_upfirdn2d(x.to(type), one, taps, first) : call_upfirdn2d(x.to(type), taps, one, first);
-  const SymInt sizes[] = {axis == 0 ? SymInt(1) : own.sym_size(0), axis == 0 ? own.sym_size(0) : SymInt(1)};
-  return call_filter_grad(between, g.to(type), sizes, second).flatten();
-}
-
 struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& f, const optional<Tensor>& fy,
                         const Settings& s) {
@@ -109,9 +88,12 @@ struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
     const bool want_f = ctx->needs_input_grad(1), want_fy = fy.has_value() && ctx->needs_input_grad(2);
     const Settings s = kept(ctx);
     if (ctx->needs_input_grad(0)) out[0] = adjoint(g, f, fy, s, kept_numbers(ctx, "size"));
-    if (want_f && !fy) out[1] = call_filter_grad(x, g, {f.sym_size(0), f.sym_size(1)}, s).to(f.scalar_type());
-    if (want_f && fy) out[1] = separable_filter_grad(x, g, f, *fy, 0, s).to(f.scalar_type());
-    if (want_fy) out[2] = separable_filter_grad(x, g, *fy, f, 1, s).to(fy->scalar_type());
+    if (want_f || want_fy) {
+      const Tensor whole = call_filter_grad(x, g, {(fy ? *fy : f).sym_size(0), f.sym_size(-1)}, s);  // [KH, KW]
+      const auto type = whole.scalar_type();
+      if (want_f) out[1] = (fy ? (whole * fy->to(type).unsqueeze(1)).sum(0) : whole).to(f.scalar_type());
+      if (want_fy) out[2] = (whole * f.to(type)).sum(1).to(fy->scalar_type());
+    }
     return out;
   }
 };
