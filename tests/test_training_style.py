@@ -203,7 +203,7 @@ def test_truncation_on_the_command_line(images, tmp_path):
     command = [sys.executable, "-m", "gankernels", "generate", "--checkpoint", str(done.folder), "--truncation", "0.5"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0
-    assert "truncation is 0.5, and model dcgan" in result.stdout + result.stderr
+    assert "truncation is 0.5: gankernels.models.dcgan: there is no mapping network" in result.stderr
 
 
 @pytest.mark.parametrize(
