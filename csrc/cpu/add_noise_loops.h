@@ -1,7 +1,6 @@
 // The loops of add_noise over the units of a Layout; compiled once for each instruction set (foreach_isa.h).
 
 constexpr int64_t kBlock = 512;
-constexpr int64_t kTogether = 64;  // rows that are summed before their sum joins the total, so that none is lost
 
 struct Unit {
   int64_t sample, ib, ob, i0, i1, o0, o1;
@@ -47,31 +46,29 @@ void value_unit(const Layout& l, int64_t unit, const T* x, const Term<C>& a, con
 }
 
 // Sums of a unit: of each row against the columns' numbers, [samples, inner blocks, outer], and of each column against
-// the rows', [samples, outer blocks, inner]; null where not wanted.
+// the rows', [samples, outer blocks, inner]; null where not wanted. In double, where products of floats are exact: a
+// sum may be small beside its terms.
 template <class T, class C>
 void sums_unit(const Layout& l, int64_t unit, const T* g, const Term<C>& t, double* rows, double* columns) {
   const Unit u(l, unit);
-  C buffer[kBlock], product[kBlock], part[kBlock];
+  C buffer[kBlock];
+  double product[kBlock];
   if (rows != nullptr) rows += (u.sample * l.inner_blocks + u.ib) * l.outer;
   if (columns != nullptr) columns += (u.sample * l.outer_blocks + u.ob) * l.inner;
   const C *row = t.row + u.sample * t.row_pitch, *column = t.column + u.sample * t.column_pitch;
   for (int64_t i = u.i0; i < u.i1; i += kBlock) {
     const int64_t n = std::min(kBlock, u.i1 - i);
-    for (int64_t o = u.o0; o < u.o1;) {
-      std::fill(part, part + n, C(0));
-      for (const int64_t stop = std::min(o + kTogether, u.o1); o < stop; ++o) {
-        const C* from = as_acc(g + u.at(l, o, i), buffer, n);
-        if (rows != nullptr) {
-          for (int64_t j = 0; j < n; ++j) product[j] = from[j] * column[i + j];
-          rows[o] += sum_block(product, n);
-        }
-        if (columns != nullptr) {
-          const C factor = row[o];
-          for (int64_t j = 0; j < n; ++j) part[j] += factor * from[j];
-        }
+    for (int64_t o = u.o0; o < u.o1; ++o) {
+      const C* from = as_acc(g + u.at(l, o, i), buffer, n);
+      if (rows != nullptr) {
+        for (int64_t j = 0; j < n; ++j) product[j] = double(from[j]) * column[i + j];
+        rows[o] += sum_block(product, n);
       }
-      if (columns != nullptr)
-        for (int64_t j = 0; j < n; ++j) columns[i + j] += part[j];
+      if (columns != nullptr) {
+        const double factor = row[o];
+#pragma GCC ivdep
+        for (int64_t j = 0; j < n; ++j) columns[i + j] += factor * from[j];
+      }
     }
   }
 }

@@ -95,6 +95,7 @@ void value_unit(const Walk& w, int64_t unit, const Mix<T, C>& m) {
 template <class T, class C>
 void adjoint_unit(const Walk& w, int64_t unit, const Adjoint<T, C>& a) {
   C buffer[kBlock], other[kBlock], low[kBlock], wide[kBlock] = {}, total[kBlock], product[kBlock];
+  double term[kBlock];  // a sum may be small beside its terms
   each_piece(w, unit, [&](const Piece& p) {
     const int64_t n = p.count(), few = p.low_count();
     if (a.sums != nullptr && a.l != nullptr) enlarge(as_acc(a.l + p.low, buffer, few), p, wide);
@@ -110,11 +111,11 @@ void adjoint_unit(const Walk& w, int64_t unit, const Adjoint<T, C>& a) {
       if (a.sums == nullptr) return;
       if (a.x != nullptr) {
         const C* x = as_acc(a.x + at, other, n);
-        for (int64_t j = 0; j < n; ++j) product[j] = g[j] * (x[j] - wide[j]);
+        for (int64_t j = 0; j < n; ++j) term[j] = double(g[j]) * (double(x[j]) - wide[j]);
       } else {
-        for (int64_t j = 0; j < n; ++j) product[j] = g[j] * -wide[j];
+        for (int64_t j = 0; j < n; ++j) term[j] = double(g[j]) * -wide[j];
       }
-      a.sums[unit] += sum_block(product, n);
+      a.sums[unit] += sum_block(term, n);
     });
     if (a.gl == nullptr) return;
     gather(total, p, low);

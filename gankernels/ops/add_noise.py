@@ -63,19 +63,21 @@ def _plain(x, add, s, m, s2, m2, factor):
     return y
 
 
-def _run(namespace: str):
+def _run(namespace: str, one: bool = False):
+    """`one`: a strength for all channels takes one sum in every dtype, else in 16 bits alone."""
+
     def run(x, noise, strength):
         m = noise.reshape(1, 1, *noise.shape) if noise.ndim == 2 else noise
         s, factor = (None, strength) if isinstance(strength, float) else (strength, 1.0)
-        if s is not None and s.ndim == 0:  # 16 bits: one sum, since those of the channels would each be rounded
-            s = s.reshape(1) if x.dtype.itemsize == 2 else s.expand(x.shape[1])
+        if s is not None and s.ndim == 0:
+            s = s.reshape(1) if one or x.dtype.itemsize == 2 else s.expand(x.shape[1])
         return getattr(torch.ops, namespace).add_noise(x, True, s, m, None, None, factor)
 
     return run
 
 
-_native = _run("gankernels_native")
-_backend.register(_NAME, reference=reference, cpu=_native, cuda=_native, triton=_run("gankernels"))
+_cpu, _cuda = _run("gankernels_native", one=True), _run("gankernels_native")
+_backend.register(_NAME, reference=reference, cpu=_cpu, cuda=_cuda, triton=_run("gankernels"))
 _backend.register_plain(_NAME, _plain)
 
 
