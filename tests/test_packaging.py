@@ -93,6 +93,20 @@ def test_every_operator_has_its_files():
             assert (ROOT / other).exists(), f"{stem} has no {other}"
 
 
+def test_the_table_of_the_benchmarks_is_made():
+    """Of one operator; what the others would measure is listed."""
+    folder = ROOT / "benchmarks"
+    options = ["--only", "gradient_reversal", "--seconds", "0.001", "--no-compile"]
+    done = subprocess.run([sys.executable, "table.py", *options], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| gradient_reversal ") == 6  # two shapes in three orders
+    listed = subprocess.run(
+        [sys.executable, "-c", "import table; print(*sorted({c.label.split()[0] for c in table.cases([])}))"],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert {"bias_act", "modulated_conv2d", "upfirdn2d"} <= set(listed.stdout.split()), listed.stderr
+
+
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory):
     """An sdist, and a wheel made without compiled kernels: what they hold is the question here."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
-from test_composites import Plain, random
+from test_gradient_reversal import Plain, random
 
 import gankernels
 from gankernels import nn, ops

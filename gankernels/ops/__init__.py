@@ -9,12 +9,12 @@ from gankernels.ops.adain import adain, adain_from
 from gankernels.ops.add_noise import add_noise
 from gankernels.ops.batch_norm_act import batch_norm_act
 from gankernels.ops.bias_act import bias_act
-from gankernels.ops.composites import gradient_reversal
 from gankernels.ops.conditional_batch_norm import conditional_batch_norm
 from gankernels.ops.conv2d import conv2d, conv_transpose2d
 from gankernels.ops.conv2d_resample import conv2d_resample
 from gankernels.ops.fade_in import fade_in
 from gankernels.ops.filtered_lrelu import filtered_lrelu
+from gankernels.ops.gradient_reversal import gradient_reversal
 from gankernels.ops.grid_sample2d import affine_grid_sample2d, grid_sample2d
 from gankernels.ops.instance_norm_act import instance_norm_act
 from gankernels.ops.maxout import maxout

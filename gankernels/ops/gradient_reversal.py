@@ -1,7 +1,4 @@
-"""Operators that PyTorch's own kernels, or another operator's, compute in the fewest passes over memory.
-
-Each is registered for every backend as what it is, so that forcing a backend works; none has a kernel of its own.
-"""
+"""gradient_reversal: nothing forward and a scaled copy backward, so PyTorch's own kernel on every backend."""
 
 from __future__ import annotations
 
@@ -11,10 +8,7 @@ from torch import Tensor
 from gankernels import _backend
 from gankernels.ops import _check
 
-
-def _plain(name: str, f) -> None:
-    _backend.compounds.add(name)
-    _backend.register(name, reference=f, cpu=f, cuda=f, triton=f)
+_NAME = "gradient_reversal"
 
 
 class _Reversal(torch.autograd.Function):
@@ -46,9 +40,9 @@ def gradient_reversal(x: Tensor, lam: float = 1.0) -> Tensor:
 
     Ganin and Lempitsky 2015, arXiv 1409.7495.
     """
-    _check.floating("gradient_reversal", "x", x)
-    lam = _check.finite("gradient_reversal", "lam", lam)
-    return _backend.pick("gradient_reversal", x)(x, lam)
+    _check.floating(_NAME, "x", x)
+    lam = _check.finite(_NAME, "lam", lam)
+    return _backend.pick(_NAME, x)(x, lam)
 
 
 def _reverse(x, lam):
@@ -58,4 +52,5 @@ def _reverse(x, lam):
     return _Reversal.apply(x, lam)
 
 
-_plain("gradient_reversal", _reverse)
+_backend.compounds.add(_NAME)
+_backend.register(_NAME, reference=_reverse, cpu=_reverse, cuda=_reverse, triton=_reverse)
