@@ -1,7 +1,9 @@
 """add_noise at layers of StyleGAN (batch 4): a strength of every channel, and noise of every sample."""
 
+import math
+
 import torch
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import add_noise
 
@@ -19,15 +21,9 @@ def case(shape, dtype=torch.float32, last=False):
     def run(x, strength, noise):
         return add_noise(x, noise, strength)
 
-    providers = {
-        "eager": plain,
-        "compiled": compiled(plain),
-        "cpu": ours("cpu", run),
-        "cuda": ours("cuda", run),
-        "triton": ours("triton", run),
-    }
     label = f"add_noise {str(dtype)[6:]} {'channels_last' if last else 'contiguous'} {list(shape)}"
-    return Case(label, make, providers)
+    size = math.prod(shape)
+    return Case(label, make, providers(plain, run), bytes=dtype.itemsize * (2 * size + size // shape[1]))
 
 
 SHAPES = [(4, 512, 16, 16), (4, 128, 128, 128)]

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import bias_act
 
@@ -29,14 +29,7 @@ def case(shape, act, plain, **kwargs):
         torch.manual_seed(0)
         return [torch.randn(shape), torch.randn(shape[1])]
 
-    providers = {
-        "eager": plain,
-        "compiled": compiled(plain),
-        "cpu": ours("cpu", run),
-        "cuda": ours("cuda", run),
-        "triton": ours("triton", run),
-    }
-    return Case(f"bias_act {act} {list(shape)}", make, providers, bytes=8 * math.prod(shape))
+    return Case(f"bias_act {act} {list(shape)}", make, providers(plain, run), bytes=8 * math.prod(shape))
 
 
 CASES = [

@@ -1,8 +1,10 @@
 """fade_in as ProGAN's generator (to RGB, enlarged twice) and discriminator (nothing enlarged) fade, batch 4."""
 
+import math
+
 import torch
 import torch.nn.functional as F
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import fade_in
 
@@ -25,10 +27,9 @@ def case(*shapes, dtype=torch.float32, last=False):
     def run(image, lower, weight=None, bias=None):
         return fade_in(image, lower, 0.3, weight, bias)
 
-    names = ("cpu", "cuda", "triton")
-    providers = {"eager": plain, "compiled": compiled(plain), **{name: ours(name, run) for name in names}}
     label = f"fade_in {str(dtype)[6:]} {'channels_last' if last else 'contiguous'} {list(shapes[0])}"
-    return Case(label, make, providers)
+    image, lower = (math.prod(shape) for shape in shapes[:2])
+    return Case(label, make, providers(plain, run), bytes=dtype.itemsize * (2 * image + lower))
 
 
 RGB = (4, 3, 512, 512), (4, 3, 256, 256)

@@ -1,7 +1,9 @@
 """maxout at layers of the 2014 discriminators (batch 100): dense ones of 5 pieces, convolutions of 2."""
 
+import math
+
 import torch
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import maxout
 
@@ -17,15 +19,8 @@ def case(shape, pieces, dtype=torch.float32, last=False):
     def run(x):
         return maxout(x, pieces)
 
-    providers = {
-        "eager": plain,
-        "compiled": compiled(plain),
-        "cpu": ours("cpu", run),
-        "cuda": ours("cuda", run),
-        "triton": ours("triton", run),
-    }
     label = f"maxout {str(dtype)[6:]} {'channels_last' if last else 'contiguous'} {list(shape)}"
-    return Case(label, make, providers)
+    return Case(label, make, providers(plain, run), bytes=dtype.itemsize * math.prod(shape) * (pieces + 1) // pieces)
 
 
 DENSE, CONVOLUTION = (100, 1200), (100, 96, 32, 32)

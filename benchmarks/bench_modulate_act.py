@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import modulate_act
 
@@ -32,15 +32,8 @@ def case(shape, whole):
         return modulate_act(x, s)
 
     plain = epilogue if whole else scaled
-    providers = {
-        "eager": plain,
-        "compiled": compiled(plain),
-        "cpu": ours("cpu", run),
-        "cuda": ours("cuda", run),
-        "triton": ours("triton", run),
-    }
     label = f"modulate_act {'noise, bias, lrelu, clamp' if whole else 'scale'} {list(shape)}"
-    return Case(label, make, providers, bytes=8 * math.prod(shape))
+    return Case(label, make, providers(plain, run), bytes=8 * math.prod(shape))
 
 
 SHAPES = [(4, 512, 8, 8), (4, 256, 32, 32), (4, 64, 128, 128)]

@@ -1,8 +1,10 @@
 """pixel_shuffle_act at the layers of SRGAN's upsampling (batch 4): bias and lrelu."""
 
+import math
+
 import torch
 import torch.nn.functional as F
-from bench_tools import Case, bench, compiled, ours, parametrize
+from bench_tools import Case, bench, parametrize, providers
 
 from gankernels.ops import pixel_shuffle_act
 
@@ -20,15 +22,8 @@ def case(shape, dtype=torch.float32, last=False):
     def run(x, bias):
         return pixel_shuffle_act(x, 2, bias, act="lrelu", gain=1)
 
-    providers = {
-        "eager": plain,
-        "compiled": compiled(plain),
-        "cpu": ours("cpu", run),
-        "cuda": ours("cuda", run),
-        "triton": ours("triton", run),
-    }
     label = f"pixel_shuffle_act {str(dtype)[6:]} {'channels_last' if last else 'contiguous'} {list(shape)}"
-    return Case(label, make, providers)
+    return Case(label, make, providers(plain, run), bytes=2 * dtype.itemsize * math.prod(shape))
 
 
 SHAPES = [(4, 256, 24, 24), (4, 256, 48, 48)]

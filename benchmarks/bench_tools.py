@@ -182,6 +182,12 @@ def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+def providers(plain: Callable[..., Tensor], run: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
+    """Plain PyTorch, eager and compiled, and ours on every backend with kernels."""
+    kernels = {name: ours(name, run) for name in ("cpu", "cuda", "triton")}
+    return {"eager": plain, "compiled": compiled(plain), **kernels}
+
+
 def parametrize(cases: list[Case]):
     """Every case x provider x order as a pytest parameter set named case, provider, order."""
     sets = [

@@ -25,6 +25,23 @@ FORMS = ("double_backward", "adjoint", "tangent")
 NEEDS = ("conv2d", "conv_transpose2d", "bias_act", "bias_act_adjoint", "batch_norm_act_adjoint", "norm_per_sample")
 
 
+class Given(nn.Module):
+    """A conditional layer within a network that knows its condition."""
+
+    def __init__(self, layer, condition):
+        super().__init__()
+        self.layer = layer
+        self.condition = nn.Parameter(condition)
+
+    def forward(self, x):
+        return self.layer(x, self.condition)
+
+
+@register_linearization(Given)
+def _given(m, x):
+    return linearize(m.layer, x, m.condition)
+
+
 class Conditional(nn.Module):
     """A projection discriminator (Miyato and Koyama 2018): <embedding[c], features> beside the logit."""
 

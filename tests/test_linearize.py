@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from penalty_support import Given
 from torch import nn
 
 import gankernels
@@ -90,23 +91,6 @@ def _projection(m, x, c):
     w = m.weight[c]
     last = linearized.Linearization(lambda t: (t * w).sum(1), lambda g: g[:, None] * w)
     return (y * w).sum(1), linearized.chain(inner, last)
-
-
-class Given(nn.Module):
-    """A conditional layer within a network that knows its condition."""
-
-    def __init__(self, layer, condition):
-        super().__init__()
-        self.layer = layer
-        self.condition = nn.Parameter(condition)
-
-    def forward(self, x):
-        return self.layer(x, self.condition)
-
-
-@register_linearization(Given)
-def _given(m, x):
-    return linearize(m.layer, x, m.condition)
 
 
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gankernels.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from penalty_support import (
+    Given,
     Synthesis,
     assert_same,
     assert_same_buffers,
@@ -56,28 +57,11 @@ def smooth():
     return nn.Sequential(*layers, nn.Flatten(), Linear(512, 5, act="softplus"), Linear(5, 1))
 
 
-class Conditioned(nn.Module):
-    """A layer within a network that knows its condition."""
-
-    def __init__(self, layer, condition):
-        super().__init__()
-        self.layer = layer
-        self.condition = nn.Parameter(condition)
-
-    def forward(self, x):
-        return self.layer(x, self.condition)
-
-
-@register_linearization(Conditioned)
-def _conditioned(m, x):
-    return linearize(m.layer, x, m.condition)
-
-
 def normalised():
     """Every normalisation but batch_norm_act's own, in training and in evaluation."""
     batch, spade = ConditionalBatchNorm2d(3, 5, act="lrelu"), SPADE(3, 2, 3, act="swish")
-    layers = [InstanceNormAct2d(3, affine=True, act="lrelu"), Conditioned(batch, torch.randn(4, 5))]
-    layers += [Conditioned(AdaIN(3, 5), torch.randn(4, 5)), Conditioned(spade.eval(), torch.randn(4, 2, 2, 2))]
+    layers = [InstanceNormAct2d(3, affine=True, act="lrelu"), Given(batch, torch.randn(4, 5))]
+    layers += [Given(AdaIN(3, 5), torch.randn(4, 5)), Given(spade.eval(), torch.randn(4, 2, 2, 2))]
     return nn.Sequential(*layers, nn.Flatten(), Linear(768, 1))
 
 
