@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gankernels import models
-from gankernels._saved import Strided, check_distinct, read_file
+from gankernels._saved import read_file
+from gankernels._saved_data import Strided, check_distinct
 from gankernels.convert import ports, published
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import CheckpointError, ConfigError, UnsafePickle

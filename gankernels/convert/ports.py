@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gankernels._saved import Strided, check_distinct
+from gankernels._saved_data import Strided, check_distinct
 from gankernels.errors import CheckpointError
 
 NETWORKS = {"g_ema": "average", "g": "generator", "d": "discriminator"}

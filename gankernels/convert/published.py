@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gankernels._pickles import SCALARS, Calls, Record, shown
-from gankernels._saved import DATA, Strided, record, storage_from_bytes
+from gankernels._saved import storage_from_bytes
+from gankernels._saved_data import DATA, Strided, record
 from gankernels.errors import CheckpointError, UnsafePickle
 from gankernels.models import stylegan2, stylegan3
 
