@@ -255,6 +255,34 @@ MUTATIONS = (
         "TAP=(pad_up[2] + pad_down[2] + 1) % up[1]",
         "filtered_lrelu", "triton and values",
     ),
+    _mutation(
+        "a gradient in another piece's place",
+        "csrc/cuda/maxout.cuh",
+        "store_together<T, V>(static_cast<T*>(p.out) + start + piece * inner, own);",
+        "store_together<T, V>(static_cast<T*>(p.out) + start + (p.pieces - 1 - piece) * inner, own);",
+        "maxout", "cuda_paths",
+    ),
+    _mutation(
+        "a block that leaves out its last row",
+        "csrc/cuda/add_noise.cuh",
+        "begin + p.rows < p.outer ? begin + p.rows : p.outer",
+        "begin + p.rows < p.outer ? begin + p.rows - 1 : p.outer",
+        "add_noise", "cuda_paths",
+    ),
+    _mutation(
+        "lines for columns of a shuffled pixel",
+        "csrc/cuda/pixel_shuffle_act.cuh",
+        "(k - i * p.factor.by) * p.j_step",
+        "(k - i * p.factor.by) * p.i_step",
+        "pixel_shuffle_act", "cuda_paths",
+    ),
+    _mutation(
+        "an enlarged image one line high",
+        "gankernels/triton/fade_in.py",
+        "(pixel // columns * R * columns + pixel % columns) * R * inner",
+        "(pixel // columns * columns + pixel % columns) * R * inner",
+        "fade_in", "triton and values",
+    ),
 )  # fmt: skip
 
 
