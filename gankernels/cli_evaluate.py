@@ -46,8 +46,8 @@ class Evaluate:
     neighbours: Path | None = None
     """Also write neighbours.png in this folder: generated images, each beside the real ones nearest to it."""
     label: str | None = None
-    """Class of the images of a conditional network, by the name that the run's data has for it, or by number; all
-    classes evenly unless given. Of infogan the category; continuous codes are drawn."""
+    """Class of generated and real images of a conditional network, by the name that the run's data has for it, or by
+    number; as frequent as in the data unless given. Of infogan the category; continuous codes are drawn."""
     truncation: float = 1.0
     """Truncation psi (stylegan*) of the generated images."""
     json: Path | None = None
@@ -63,9 +63,10 @@ class Evaluate:
         device = TrainConfig(device=self.device).torch_device()
         generator, images = evaluate.load(self.checkpoint, self.data, device)
         real = {None: self.count, 0: None}.get(self.real_count, self.real_count)
-        evaluate.check_real(images, real, self.metrics)
         if self.label is not None:
             choose(generator, self.label)
+        there = len(evaluate.comparable(generator, images))
+        evaluate.check_real(images, there if real is None else min(real, there), self.metrics)
         truncate(generator, self.truncation, None)
         weights = self.inception_weights
         extract = metrics.lite0_extractor(device) if weights is None else metrics.inception_extractor(weights, device)
@@ -75,7 +76,7 @@ class Evaluate:
         note = "" if weights else f"; {NOT_COMPARABLE}"
         print(
             f"{extract.name} features of {self.count} generated and {len(samples.real_chosen)} real images of "
-            f"{images.name}{note}"
+            f"{images.name}{', of that class' if there < len(images) else ''}{note}"
         )
         for name, label in LABELS.items():
             if name in found:

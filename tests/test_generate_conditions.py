@@ -1,11 +1,13 @@
 """`gankernels generate` and `evaluate` of networks that are told a class, by number or name, or InfoGAN's codes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from training_support import image_folder, run, tiny
 
-from gankernels import metrics
+from gankernels import data, metrics
 from gankernels.cli import main
 from gankernels.training import evaluate, generate, load_generator
 
@@ -123,4 +125,22 @@ def test_evaluate(infogan, cgan, tmp_path, capsys, monkeypatch):
         assert main([*given, *more]) == 0
         assert torch.cat(seen.pop()).equal(net.display(z, generate.conditions(net, 0, range(12))))
     refused(capsys, "evaluate", infogan, ["--count", 12, "--metrics", "ppl"], "name one class with --label")
+    capsys.readouterr()
     assert main(["evaluate", "--checkpoint", str(cgan), "--count", "12", "--label", "dogs"]) == 0
+    assert ", of that class" in capsys.readouterr().out
+
+
+def test_both_sides_of_a_metric_are_of_the_same_classes(cgan):
+    net, config = load_generator(cgan, CPU)
+    images = data.load(config.data, resolution=16, channels=net.channels)
+    rare = torch.zeros(len(images), dtype=torch.int64)
+    rare[0] = 1
+    images = replace(images, labels=rare)  # one dog, the others cats
+    drawn = generate.conditions(net, 0, range(200), evaluate.own_labels(net, images))
+    assert abs(drawn[:, 1].mean() - 1 / len(images)) < 0.1
+    assert len(evaluate.comparable(net, images)) == len(images)
+    net.choose("dogs")
+    assert evaluate.comparable(net, images).tolist() == [0]
+    others = replace(images, class_names=("x", "y"))
+    assert evaluate.own_labels(net, others) is None
+    assert len(evaluate.comparable(net, others)) == len(images)

@@ -38,10 +38,12 @@ class Samples:
 
 
 @torch.no_grad()
-def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> Iterator[Tensor]:
-    """Images 0 .. count - 1 of the seed in parts [<= batch, C, H, W], of all classes unless one was chosen."""
+def generated(
+    generator: nn.Module, count: int, seed: int, batch: int = 64, labels: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Images 0 .. count - 1 of the seed in parts [<= batch, C, H, W], of the classes that `conditions` draws."""
     numbers = range(count)
-    z, c = latents(generator, seed, numbers), conditions(generator, seed, numbers)
+    z, c = latents(generator, seed, numbers), conditions(generator, seed, numbers, labels)
     device = next(generator.parameters()).device
     for i, one in enumerate(z.split(batch)):
         label = () if c is None else (c[i * batch : (i + 1) * batch].to(device),)
@@ -49,14 +51,19 @@ def generated(generator: nn.Module, count: int, seed: int, batch: int = 64) -> I
 
 
 def fake_features(
-    extract: metrics.Extractor, generator: nn.Module, count: int, seed: int, first: int = 0
+    extract: metrics.Extractor,
+    generator: nn.Module,
+    count: int,
+    seed: int,
+    first: int = 0,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of images 0 .. count - 1 of the seed: features, class probabilities, and the `first` images themselves.
 
     An image is forgotten once its features are known: 50000 of 256x256 would take 39 GB.
     """
     kept, found = [], []
-    for part in generated(generator, count, seed, extract.batch):
+    for part in generated(generator, count, seed, extract.batch, labels):
         kept.append(part[:first].clone())
         first -= len(kept[-1])
         found.append(extract(opaque(part)))
@@ -64,9 +71,21 @@ def fake_features(
     return features, classes, torch.cat(kept)
 
 
-def check_real(images: ImageData, count: int | None, wanted: Sequence[str]) -> None:
-    """Raise ConfigError where `count` of these images (all for None) are too few for one of the metrics."""
-    there = len(images) if count is None else min(count, len(images))
+def own_labels(generator: nn.Module, images: ImageData) -> Tensor | None:
+    """The images' labels [N] where they are the classes of a generator out of a run, else None."""
+    return images.labels if generator.class_names and generator.class_names == images.class_names else None
+
+
+def comparable(generator: nn.Module, images: ImageData) -> Tensor:
+    """Indices of the real images that its own are to be like: of the class that was chosen, where they tell theirs."""
+    labels = own_labels(generator, images)
+    if labels is None or generator.label is None:
+        return torch.arange(len(images))
+    return (labels == generator.label).nonzero().flatten()
+
+
+def check_real(images: ImageData, there: int, wanted: Sequence[str]) -> None:
+    """Raise ConfigError where `there` of these images are too few for one of the metrics."""
     for name in wanted:
         if there < _LEAST.get(name, 0):
             raise ConfigError(
@@ -75,9 +94,15 @@ def check_real(images: ImageData, count: int | None, wanted: Sequence[str]) -> N
             )
 
 
-def real_features(extract: metrics.Extractor, images: ImageData, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of `count` real images, chosen by the seed (all for None, or where there are fewer), and features."""
-    chosen = torch.randperm(len(images), generator=keyed_generator("evaluate", seed))[:count]
+def real_features(
+    extract: metrics.Extractor, images: ImageData, count: int | None, seed: int, among: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices of `count` real images, chosen by the seed (all for None, or where there are fewer), and features.
+
+    among: the indices to choose from; None: all.
+    """
+    among = torch.arange(len(images)) if among is None else among
+    chosen = among[torch.randperm(len(among), generator=keyed_generator("evaluate", seed))][:count]
     return chosen, torch.cat([extract(opaque(images.batch(part)))[0] for part in chosen.split(256)])
 
 
@@ -134,9 +159,13 @@ def path_length(generator: nn.Module, count: int, seed: int, perceptual: metrics
 def sample(
     generator: nn.Module, extract: metrics.Extractor, images: ImageData, count: int, real: int | None, seed: int
 ) -> Samples:
-    """`count` generated images, and `real` real ones (None: all), with what the metrics need of them."""
-    features, classes, first = fake_features(extract, generator, count, seed, ROWS)
-    return Samples(first, features, classes, images, *real_features(extract, images, real, seed))
+    """`count` generated images, and `real` real ones (None: all), with what the metrics need of them.
+
+    Both are of the class that was chosen, or of all, as frequent as the real ones', where these tell theirs.
+    """
+    features, classes, first = fake_features(extract, generator, count, seed, ROWS, own_labels(generator, images))
+    chosen = real_features(extract, images, real, seed, comparable(generator, images))
+    return Samples(first, features, classes, images, *chosen)
 
 
 def load(checkpoint: Path, name: str | None, device: torch.device) -> tuple[nn.Module, ImageData]:

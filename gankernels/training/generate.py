@@ -22,10 +22,11 @@ def latents(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor:
     return torch.cat([generator.sample_z(1, keyed_generator("generate", seed, i)) for i in numbers])
 
 
-def conditions(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tensor | None:
+def conditions(generator: nn.Module, seed: int, numbers: Sequence[int], labels: Tensor | None = None) -> Tensor | None:
     """float32 [len(numbers), c_dim], drawn for image number i of a seed as training draws them.
 
-    Classes are as frequent as each other, or the one that was chosen; InfoGAN's continuous codes uniform in [-1, 1].
+    Classes are as frequent as in `labels` [N] (as each other for None), or the one that was chosen; InfoGAN's
+    continuous codes are uniform in [-1, 1].
     None where nothing is to be drawn: the generator takes no conditions, or a class was chosen and it has no codes.
     """
     classes, n_codes, label = generator.classes, generator.codes, generator.label
@@ -35,7 +36,8 @@ def conditions(generator: nn.Module, seed: int, numbers: Sequence[int]) -> Tenso
     for row, i in zip(c, numbers, strict=True):
         draws = keyed_generator("generate conditions", seed, i)
         if classes:
-            drawn = int(torch.randint(classes, (), generator=draws))
+            drawn = int(torch.randint(classes if labels is None else len(labels), (), generator=draws))
+            drawn = drawn if labels is None else int(labels[drawn])
             row[drawn if label is None else label] = 1
         row[classes:] = torch.rand(n_codes, generator=draws) * 2 - 1
     return c

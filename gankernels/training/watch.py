@@ -30,7 +30,8 @@ class Watch:
 
     def __init__(self, config: TrainConfig, images: ImageData, history: list[dict[str, Any]]) -> None:
         self.metric, self.count, self.seed = config.metric, config.metrics_count, config.seed
-        check_real(images, self.count, [self.metric])
+        self.labels = images.labels if config.classes else None
+        check_real(images, min(self.count, len(images)), [self.metric])
         self.extract = metrics.lite0_extractor(config.torch_device())
         _, self.real = real_features(self.extract, images, self.count, self.seed)
         known = [line[self.metric] for line in history if line.get(self.metric) is not None]
@@ -43,7 +44,7 @@ class Watch:
     def measure(self, trainer: Trainer) -> float:
         """The value at the trainer's step; nothing that training draws from is touched."""
         trainer.samples(1)  # brings the average to the run's stage of growth
-        features, *_ = fake_features(self.extract, trainer.ema.module, self.count, self.seed)
+        features, *_ = fake_features(self.extract, trainer.ema.module, self.count, self.seed, labels=self.labels)
         return {"kid": metrics.kid, "fid": metrics.fid}[self.metric](self.real, features)
 
     def better(self, value: float) -> bool:
