@@ -1,8 +1,12 @@
 // Schema and autograd of upfirdn2d. The operator is bilinear in x and filter, so two operators close under
-// differentiation of any order: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad.
+// differentiation of any order: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad. On the CPU the
+// gradients of a separable filter are an operator of their own, which closes likewise: upfirdn2d_factor_grads.
 #include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#include <array>
+#include <tuple>
 
 #include "autograd.h"
 #include "fir_adjoint.h"
@@ -34,6 +38,15 @@ Tensor call_filter_grad(const Tensor& x, const Tensor& g, SymIntArrayRef taps, c
   static const auto op = find<Tensor(const Tensor&, const Tensor&, SymIntArrayRef, SymIntArrayRef, SymIntArrayRef,
                                      SymIntArrayRef, bool, double)>("gankernels_native::upfirdn2d_filter_grad");
   return op.call(x, g, taps, s.up, s.down, s.padding, s.flip, s.gain);
+}
+
+std::tuple<Tensor, Tensor> call_factor_grads(const Tensor& x, const Tensor& g, const Tensor& f, const Tensor& fy,
+                                             const Settings& s, std::array<bool, 2> wanted) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, SymIntArrayRef,
+                                      SymIntArrayRef, SymIntArrayRef, bool, double, std::array<bool, 2>)>(
+          "gankernels_native::upfirdn2d_factor_grads");
+  return op.call(x, g, f, fy, s.up, s.down, s.padding, s.flip, s.gain, wanted);
 }
 
 void keep(AutogradContext* ctx, const Settings& s, const Tensor& x) {
@@ -88,7 +101,11 @@ struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
     const bool want_f = ctx->needs_input_grad(1), want_fy = fy.has_value() && ctx->needs_input_grad(2);
     const Settings s = kept(ctx);
     if (ctx->needs_input_grad(0)) out[0] = adjoint(g, f, fy, s, kept_numbers(ctx, "size"));
-    if (want_f || want_fy) {
+    if (fy && (want_f || want_fy) && x.is_cpu()) {
+      const auto [gf, gfy] = call_factor_grads(x, g, f, *fy, s, {want_f, want_fy});
+      if (want_f) out[1] = gf.to(f.scalar_type());
+      if (want_fy) out[2] = gfy.to(fy->scalar_type());
+    } else if (want_f || want_fy) {
       const Tensor whole = call_filter_grad(x, g, {(fy ? *fy : f).sym_size(0), f.sym_size(-1)}, s);  // [KH, KW]
       const auto type = whole.scalar_type();
       if (want_f) out[1] = (fy ? (whole * fy->to(type).unsqueeze(1)).sum(0) : whole).to(f.scalar_type());
@@ -121,6 +138,48 @@ struct FilterGradFunction : torch::autograd::Function<FilterGradFunction> {
   }
 };
 
+// Linear in x, g and the factor that the other's gradient is not of.
+struct FactorGradsFunction : torch::autograd::Function<FactorGradsFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& g, const Tensor& f,
+                               const Tensor& fy, const Settings& s, std::array<bool, 2> wanted) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto [gf, gfy] = call_factor_grads(x, g, f, fy, s, wanted);
+    keep(ctx, s, x);
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({x, g, f, fy});
+    variable_list unwanted;
+    if (!wanted[0]) unwanted.push_back(gf);
+    if (!wanted[1]) unwanted.push_back(gfy);
+    ctx->mark_non_differentiable(unwanted);
+    return {gf, gfy};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list out(6);
+    const Tensor &cf = grads[0], &cfy = grads[1];
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &g = saved[1], &f = saved[2], &fy = saved[3];
+    const Settings s = kept(ctx);
+    // What pairs (cf, fy) and (f, cfy) of factors give, in sum.
+    const auto both = [&](auto part) {
+      if (!cf.defined()) return part(f, cfy);
+      return cfy.defined() ? part(cf, fy) + part(f, cfy) : part(cf, fy);
+    };
+    if (!cf.defined() && !cfy.defined()) return out;
+    if (ctx->needs_input_grad(0)) {
+      const auto size = kept_numbers(ctx, "size");
+      out[0] = both([&](const Tensor& a, const Tensor& b) { return adjoint(g, a, b, s, size); });
+    }
+    if (ctx->needs_input_grad(1))
+      out[1] = both([&](const Tensor& a, const Tensor& b) { return call_upfirdn2d(x, a, b, s); });
+    if (ctx->needs_input_grad(2) && cfy.defined())
+      out[2] = std::get<0>(call_factor_grads(x, g, f, cfy, s, {true, false})).to(f.scalar_type());
+    if (ctx->needs_input_grad(3) && cf.defined())
+      out[3] = std::get<1>(call_factor_grads(x, g, cf, fy, s, {false, true})).to(fy.scalar_type());
+    return out;
+  }
+};
+
 Settings settings(SymIntArrayRef up, SymIntArrayRef down, SymIntArrayRef padding, bool flip, double gain) {
   TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4, "upfirdn2d: got ", up.size(), " factors up, ",
               down.size(), " down and ", padding.size(), " paddings, expected [x, y] twice and [x0, x1, y0, y1]");
@@ -137,8 +196,16 @@ Tensor filter_grad_autograd(const Tensor& x, const Tensor& g, SymIntArrayRef tap
   return FilterGradFunction::apply(x, g, taps, settings(up, down, padding, flip, gain));
 }
 
+std::tuple<Tensor, Tensor> factor_grads_autograd(const Tensor& x, const Tensor& g, const Tensor& f, const Tensor& fy,
+                                                 SymIntArrayRef up, SymIntArrayRef down, SymIntArrayRef padding,
+                                                 bool flip, double gain, std::array<bool, 2> wanted) {
+  const auto out = FactorGradsFunction::apply(x, g, f, fy, settings(up, down, padding, flip, gain), wanted);
+  return {out[0], out[1]};
+}
+
 }  // namespace
 
+// upfirdn2d_factor_grads: the gradients in f [KW] and fy [KH], what `wanted` leaves out empty; on the CPU only.
 TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
   m.def(
       "upfirdn2d(Tensor x, Tensor f, Tensor? fy, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gain) "
@@ -146,11 +213,15 @@ TORCH_LIBRARY_FRAGMENT(gankernels_native, m) {
   m.def(
       "upfirdn2d_filter_grad(Tensor x, Tensor g, SymInt[] taps, SymInt[] up, SymInt[] down, SymInt[] padding, "
       "bool flip, float gain) -> Tensor");
+  m.def(
+      "upfirdn2d_factor_grads(Tensor x, Tensor g, Tensor f, Tensor fy, SymInt[] up, SymInt[] down, SymInt[] padding, "
+      "bool flip, float gain, bool[2] wanted) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(gankernels_native, Autograd, m) {
   m.impl("upfirdn2d", &upfirdn2d_autograd);
   m.impl("upfirdn2d_filter_grad", &filter_grad_autograd);
+  m.impl("upfirdn2d_factor_grads", &factor_grads_autograd);
 }
 
 }  // namespace gk

@@ -9,6 +9,7 @@ from op_tests import Calls, OpTests, Sample
 from torch import Tensor
 
 from gankernels import backend, ops, why_not
+from gankernels.ops.upfirdn2d import reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -112,10 +113,16 @@ class TestUpfirdn2d(OpTests):
         ):
             yield {"x": x, "filter": f, **change}, message
 
+    def test_opcheck(self, backend):
+        if backend == "cpu":
+            self.overloads = (*self.overloads, "upfirdn2d_factor_grads")
+        super().test_opcheck(backend)
+
     def check_pruned(self, calls: Calls, wanted: str):
         names = [name.split("::")[1].split(".")[0] for name, _ in calls.seen]
         assert names.count("upfirdn2d") == (wanted == "x")
-        assert names.count("upfirdn2d_filter_grad") == (wanted == "filter")
+        of_filter = [n for n in names if n in ("upfirdn2d_filter_grad", "upfirdn2d_factor_grads")]
+        assert len(of_filter) == (wanted == "filter")
 
 
 def numbers(*shape, dtype=torch.float64, seed=0):
@@ -215,6 +222,39 @@ def test_any_arguments(data):
             truths = grads
         for ours, theirs in zip(grads, truths, strict=True):
             close(ours, theirs.cpu(), torch.float64)
+
+
+def test_filter_gradient_of_rows_in_pieces(forced):
+    for taps, kwargs in (((5,), dict(up=2, padding=3)), ((7,), dict(down=2, padding=2)), ((3, 4), {"padding": 1})):
+        for shape in ((1, 2, 3, 9000), (1, 20, 4, 700)):
+            x, f = numbers(*shape), numbers(*taps, seed=1).requires_grad_()
+            layout = torch.channels_last if shape[1] > 2 else torch.contiguous_format
+            y = ops.upfirdn2d(x.contiguous(memory_format=layout), f, **kwargs)
+            g = numbers(*y.shape, seed=2)
+            with backend("reference"):
+                (expected,) = torch.autograd.grad(ops.upfirdn2d(x, f, **kwargs), f, g)
+            close(torch.autograd.grad(y, f, g)[0], expected.cpu(), torch.float64)
+
+
+@pytest.mark.skipif(why_not("cpu", DEVICE, "upfirdn2d") is not None, reason="the factors are two on the CPU only")
+@pytest.mark.parametrize("wanted", ["f", "fy", "both"])
+@pytest.mark.parametrize("taps", [(3, 5), (12, 9), (1, 2)], ids=str)
+def test_gradients_of_two_factors(wanted, taps):
+    x = numbers(2, 3, 9, 8).requires_grad_()
+    factors = {"f": numbers(taps[0], seed=1), "fy": numbers(taps[1], seed=2)}
+    names = ["f", "fy"] if wanted == "both" else [wanted]
+    leaves = [factors[n].requires_grad_() for n in names] + [x]
+    settings_ = ([2, 1], [1, 3], [6, 7, 5, 6], False, 1.5)
+
+    def derivatives(run):
+        y = run(x, *factors.values(), *settings_)
+        g = numbers(*y.shape, seed=3).requires_grad_()
+        first = torch.autograd.grad(y, leaves, g, create_graph=True)
+        return *first, *torch.autograd.grad(sum(t.pow(3).sum() for t in first), [*leaves, g])
+
+    theirs = derivatives(reference)
+    for ours, expected in zip(derivatives(torch.ops.gankernels_native.upfirdn2d), theirs, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)  # cubes of sums that cancel
 
 
 def test_third_order(forced):

@@ -1,6 +1,5 @@
 // The loops of upfirdn2d's filter gradient; compiled once for each instruction set (foreach_isa.h).
-#include "cpu/fir_rows.h"
-#include "cpu/fir_vectors.h"
+#include "cpu/fir_across.h"
 
 inline FirVector<double>::type load_doubles(const double* p) { return FirVector<double>::load(p); }
 inline FirVector<double>::type load_doubles(const float* p) {
@@ -34,9 +33,85 @@ void products(const A* g, int64_t n, int64_t taps, const A* const* p, double* su
   if (taps == 1) products_of<1>(g, n, p, sums);
 }
 
-// Adds to sums [KH, KW], in correlation order, what rows [begin, end) of plane `plane` of the output's gradient give.
+// Pixels of a row of the output's gradient, phase by phase, and the rows of x that they meet.
 template <class T, class A>
-void filter_grad_rows(const FilterGradJob<T>& job, int64_t plane, int64_t begin, int64_t end,
+struct FilterGradTile {
+  const FilterGradJob<T, A>& job;
+  const FilterGradScratch<A>& scratch;
+  RowCache<T, A>& cache;
+  int64_t inner, n, pixels, part;
+
+  FilterGradTile(const FilterGradJob<T, A>& job, const FilterGradScratch<A>& scratch, RowCache<T, A>& cache,
+                 int64_t inner, int64_t n)
+      : job(job),
+        scratch(scratch),
+        cache(cache),
+        inner(inner),
+        n(n),
+        pixels((n + job.h.period - 1) / job.h.period),
+        part(cache.part()) {}
+
+  // f(phase, where its numbers start, how many they are)
+  template <class F>
+  void each_phase(F f) const {
+    const int64_t period = job.h.period;
+    for (int64_t phase = 0; phase < std::min(period, n); ++phase)
+      f(job.h.phases[phase], phase * pixels * inner, (n - phase + period - 1) / period * inner);
+  }
+  // Where the taps of a phase read a row of x.
+  void point(const A* row, const FirPhase& q) const {
+    for (int64_t s = 0; s < q.count; ++s) {
+      const int64_t i = q.first - job.h.low + s;
+      scratch.pointers[s] = row + (i % job.h.step) * part + i / job.h.step * inner;
+    }
+  }
+  void add_products(const A* g, int64_t numbers, int64_t taps, double* to, int64_t step) const {
+    std::fill(scratch.products, scratch.products + taps, 0.0);
+    products(g, numbers, taps, scratch.pointers, scratch.products);
+    for (int64_t s = 0; s < taps; ++s) to[s * step] += scratch.products[s];
+  }
+  // The products of every tap across with g.
+  void across(const A* row, double* sums) const {
+    each_phase([&](const FirPhase& q, int64_t at, int64_t numbers) {
+      point(row, q);
+      add_products(scratch.g + at, numbers, q.count, sums + q.tap, job.h.up);
+    });
+  }
+
+  void whole(const FirWindow& w, double* sums) const {
+    for (int64_t t = w.skipped; t < w.skipped + w.count; ++t)
+      across(cache.get(w.first - w.skipped + t), sums + (job.v.phases[w.phase].tap + t * job.v.up) * job.h.taps);
+  }
+  void by_x(const FirWindow& w, double* sums) const {
+    for (int64_t t = 0; t < w.count; ++t) scratch.pointers[t] = cache.get(w.first + t);
+    weighted_sum(scratch.sum, part * job.h.step, w.count, job.factors->coef_y(w.phase) + w.skipped, scratch.pointers,
+                 0);
+    across(scratch.sum, sums);
+  }
+  const A* widened(int64_t row) const {
+    const int64_t slot = row % job.v.most;
+    A* out = scratch.wide + slot * scratch.width;
+    if (scratch.held_wide[slot] == row) return out;
+    scratch.held_wide[slot] = row;
+    const A* from = cache.get(row);
+    each_phase([&](const FirPhase& q, int64_t at, int64_t numbers) {
+      point(from, q);
+      weighted_sum(out + at, numbers, q.count, job.factors->coef_x(&q - job.h.phases.data()), scratch.pointers, 0);
+    });
+    return out;
+  }
+  void by_y(const FirWindow& w, double* sums) const {
+    for (int64_t t = 0; t < w.count; ++t) widened(w.first + t);
+    each_phase([&](const FirPhase&, int64_t at, int64_t numbers) {
+      for (int64_t t = 0; t < w.count; ++t) scratch.pointers[t] = widened(w.first + t) + at;
+      add_products(scratch.g + at, numbers, w.count, sums + job.v.phases[w.phase].tap + w.skipped * job.v.up, job.v.up);
+    });
+  }
+};
+
+// Adds to sums (FilterGradCall::sums) what rows [begin, end) of plane `plane` of the output's gradient give.
+template <class T, class A>
+void filter_grad_rows(const FilterGradJob<T, A>& job, int64_t plane, int64_t begin, int64_t end,
                       const FilterGradScratch<A>& scratch, double* sums) {
   const FirLine &h = job.h, &v = job.v;
   const int64_t inner = job.view.width(plane);
@@ -58,31 +133,17 @@ void filter_grad_rows(const FilterGradJob<T>& job, int64_t plane, int64_t begin,
     const int64_t n = std::min(job.tile, h.out - left);
     const int64_t low = h.low + left / h.period * h.step;
     cache.start(low, low + h.span(n), h.in);
-    const int64_t part = cache.part(), pixels = (n + h.period - 1) / h.period;
+    std::fill(scratch.held_wide, scratch.held_wide + v.most, int64_t(-1));
+    const FilterGradTile<T, A> tile(job, scratch, cache, inner, n);
     for (int64_t o = begin; o < end; ++o) {
-      const FirPhase& f = v.phases[o % v.period];
-      const int64_t first = f.first + o / v.period * v.step;
-      const int64_t t0 = std::min(f.count, std::max<int64_t>(0, -first));
-      const int64_t t1 = std::min(f.count, v.in - first);
-      if (t1 <= t0) continue;
+      const FirWindow w(v, o);
+      if (w.count == 0) continue;
       A* whole = h.period > 1 ? scratch.room : scratch.g;
       gather_row(g + o * job.gs.h + left * job.gs.w, job.gs.w, job.gs.c, n, inner, whole);
-      if (h.period > 1) split_row(whole, n, inner, h.period, scratch.g, pixels * inner);
-      for (int64_t t = t0; t < t1; ++t) {
-        const A* from = cache.get(first + t);
-        for (int64_t phase = 0; phase < std::min(h.period, n); ++phase) {
-          const FirPhase& q = h.phases[phase];
-          for (int64_t s = 0; s < q.count; ++s) {
-            const int64_t i = q.first - h.low + s;
-            scratch.pointers[s] = from + (i % h.step) * part + i / h.step * inner;
-            scratch.products[s] = 0;
-          }
-          const int64_t m = (n - phase + h.period - 1) / h.period;
-          products(scratch.g + phase * pixels * inner, m * inner, q.count, scratch.pointers, scratch.products);
-          double* to = sums + (f.tap + t * v.up) * h.taps + q.tap;
-          for (int64_t s = 0; s < q.count; ++s) to[s * h.up] += scratch.products[s];
-        }
-      }
+      if (h.period > 1) split_row(whole, n, inner, h.period, scratch.g, tile.pixels * inner);
+      if (job.factors == nullptr) tile.whole(w, sums);
+      if (job.want_x) tile.by_x(w, sums);
+      if (job.want_y) tile.by_y(w, sums + h.taps);
     }
   }
 }

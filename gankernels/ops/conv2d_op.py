@@ -32,6 +32,30 @@ def _conv2d_weight_grad(small, large, stride, padding, dilation, groups, kernel)
     return empty_result(small, large, (small.shape[1], large.shape[1] // groups, *kernel))
 
 
+def _conv_transpose2d_filter(x, weight, f, fy, scale, stride, padding, size, filter_padding, flip, gain):
+    taps = (f.shape[0] if fy is None else fy.shape[0], f.shape[-1])
+    grown = (filter_padding[2] + filter_padding[3], filter_padding[0] + filter_padding[1])
+    size = [s + p + 1 - k for s, p, k in zip(size, grown, taps, strict=True)]
+    return empty_result(x, weight, (x.shape[0], weight.shape[1], *size))
+
+
+def _conv_transpose2d_filter_rule(info, in_dims, x, weight, f, fy, scale, *rest):
+    op, batch = torch.ops.gankernels_native.conv_transpose2d_filter, info.batch_size
+    x_dim, *dims, scale_dim = in_dims[:5]
+    if all(dim is None for dim in dims):  # the mapped dimension joins N
+        if scale is not None:
+            scale = _first(scale, scale_dim, batch).flatten(0, 1)
+        images = _first(x, x_dim, batch)
+        y = op(images.flatten(0, 1), weight, f, fy, scale, *rest)
+        return y.unflatten(0, tuple(images.shape[:2])), 0
+    tensors = (x, weight, f, fy, scale)
+    each = [
+        op(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=False)), *rest)
+        for i in range(batch)
+    ]
+    return torch.stack(each), 0
+
+
 def _transpose_kernels(weight):
     return weight.new_empty((weight.shape[1], weight.shape[0], *weight.shape[2:]))
 
@@ -93,6 +117,16 @@ def _register_rules(namespace: str) -> None:
 
 _backend.register_plain("transpose_kernels", lambda weight: weight.transpose(0, 1).contiguous())
 
+
+def _plain_conv_transpose2d_filter(x, weight, f, fy, scale, stride, padding, size, filter_padding, flip, gain):
+    plain = _backend.plain()
+    y = plain["conv_transpose2d"](x, weight, None, stride, padding, [1, 1], 1, size)
+    y = plain["upfirdn2d"](y, f, fy, [1, 1], [1, 1], filter_padding, flip, gain)
+    return y if scale is None else (y * scale[:, :, None, None]).to(y.dtype)
+
+
+_backend.register_plain("conv_transpose2d_filter", _plain_conv_transpose2d_filter)
+
 _NUMBERS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 torch.library.define(
     "gankernels::conv2d", f"(Tensor x, Tensor weight, Tensor? bias, {_NUMBERS}, SymInt[2] size) -> Tensor"
@@ -129,6 +163,8 @@ def _run_weight_grad(small, large, stride, padding, dilation, groups, kernel):
 _register_rules("gankernels")
 if _backend.native_error is None:
     _register_rules("gankernels_native")
+    torch.library.register_fake("gankernels_native::conv_transpose2d_filter", _conv_transpose2d_filter)
+    torch.library.register_vmap("gankernels_native::conv_transpose2d_filter", _conv_transpose2d_filter_rule)
     torch.library.register_fake("gankernels_native::transpose_kernels", _transpose_kernels)
     torch.library.register_vmap("gankernels_native::transpose_kernels", _transpose_kernels_rule)
 

@@ -114,10 +114,11 @@ def _by_operators(x, w, stride, padding, groups, size, transposed) -> Tensor:
     return _backend.pick(op, x)(x, w, None, stride, padding, [1, 1], groups, size)
 
 
-def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter, convolution=_by_operators) -> Tensor:
+def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter, convolution=_by_operators, scale=None) -> Tensor:
     """The result by the kernels of the operators it consists of; `pads`, [x0, x1, y0, y1], is the whole padding.
 
-    `convolution` is called once: before any filter where up > 1, else after it, as the last step.
+    `convolution` is called once: before any filter where up > 1, else after it, as the last step. `scale`, [N, O],
+    multiplies the result where `joins` says so.
 
     Filters and convolution commute, and nothing but zeros lies outside the image: so any order gives the same numbers
     as long as what lies between is wide enough.
@@ -134,8 +135,12 @@ def compose(x, w, f, up, down, pads, groups, flip_weight, flip_filter, convoluti
         if pointwise:
             y = _fir(_convolve(x, w, one, none, groups, convolution), f, up, one, pads, flip_filter, gain)
         else:
-            y, pads = _transposed(x, w, up, pads, groups, convolution)
-            y = _fir(y, f, one, one, pads, flip_filter, gain)
+            last = (
+                (f, flip_filter, gain, scale) if convolution is _by_operators and joins(x, w, f, up, groups) else None
+            )
+            y, pads = _transposed(x, w, up, pads, groups, convolution, last)
+            if last is None:
+                y = _fir(y, f, one, one, pads, flip_filter, gain)
         return y if max(down) == 1 else _fir(y, f, one, down, none, flip_filter)
     if max(down) == 1:
         return _convolve(x, w, one, pads, groups, convolution)
@@ -169,8 +174,17 @@ def _convolve(x, w, stride, pads, groups, convolution) -> Tensor:
     return convolution(x, w, step, padding, groups, size, False)
 
 
-def _transposed(x, w, up, pads, groups, convolution) -> tuple[Tensor, list[int]]:
-    """The whole true convolution of the upsampled image, as far as it is wanted; and what is still to pad."""
+def joins(x, w, f, up, groups) -> bool:
+    """Whether the CPU's kernel that convolves upwards, filters and scales in one pass is the one to call."""
+    wide = f is not None and max(up) > 1 and groups == 1 and w.shape[2] * w.shape[3] > 1
+    return wide and all(_backend.runs_on_cpu_kernels(op, x) for op in ("conv_transpose2d", "upfirdn2d"))
+
+
+def _transposed(x, w, up, pads, groups, convolution, last) -> tuple[Tensor, list[int]]:
+    """The whole true convolution of the upsampled image, as far as it is wanted; and what is still to pad.
+
+    `last`, the filter with its direction and gain and a scale of the result, is done too where it is given.
+    """
     w = _for_transposed(w, groups)
     crop, left, size = [], [], []
     for axis in (1, 0):  # rows first, as the convolutions have it
@@ -180,7 +194,12 @@ def _transposed(x, w, up, pads, groups, convolution) -> tuple[Tensor, list[int]]
         crop.append(cut)
         left = [before + cut, after + cut, *left]
         size.append((x.shape[3 - axis] - 1) * up[axis] + k - 2 * cut)
-    return convolution(x, w, [up[1], up[0]], crop, groups, size, True), left
+    if last is None:
+        return convolution(x, w, [up[1], up[0]], crop, groups, size, True), left
+    f, flip, gain, scale = last
+    fy, stride = f if f.ndim == 1 else None, [up[1], up[0]]
+    run = torch.ops.gankernels_native.conv_transpose2d_filter
+    return run(x, w, f, fy, scale, stride, crop, size, left, flip, gain), []
 
 
 def _for_transposed(w, groups) -> Tensor:

@@ -22,7 +22,7 @@ from gankernels.ops.bias_act import resolve
 from gankernels.ops.conv2d import reference as convolve
 from gankernels.ops.conv2d import reference_transpose
 from gankernels.ops.conv2d_resample import compose as resampled
-from gankernels.ops.conv2d_resample import geometry, operands
+from gankernels.ops.conv2d_resample import geometry, joins, operands
 from gankernels.ops.modulate_act import channels, over, shift, small, sums_dtype, weight_power
 from gankernels.ops.modulate_act import reference as modulate
 from gankernels.ops.upfirdn2d import Pair
@@ -186,6 +186,10 @@ def compose(
 ) -> Tensor:
     """The three steps by the kernels of the operators they are; a backend may have one kernel for all."""
     x = _backend.pick("modulate_act", x)(x, scale_in, None, None, "linear", 0.0, 1.0, -1.0)
+    only_scaled = max(down) == 1 and _finishes_nothing(None, noise, bias, act, gain, clamp)
+    trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, f, scale_out))
+    if only_scaled and not trained and joins(x, weight, f, up, 1):
+        return resampled(x, weight, f, up, down, pads, 1, flip_weight, False, scale=scale_out)
     y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False)
     if _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
         return y

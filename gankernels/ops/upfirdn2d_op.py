@@ -2,7 +2,8 @@
 
 Arguments everywhere: `f` is [KH, KW], or the horizontal taps [KW] where `fy` holds the vertical ones [KH]; `up` and
 `down` are [x, y]; `padding` is [x0, x1, y0, y1]. Everything is bilinear in x and filter, so two operators close under
-differentiation: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad, its adjoint in the filter.
+differentiation: upfirdn2d, whose adjoint in x is itself, and upfirdn2d_filter_grad, its adjoint in the filter. The CPU
+has upfirdn2d_factor_grads too, the gradients in `f` and `fy`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ def _filter_grad_fake(x, g, taps, up, down, padding, flip, gain):
     return x.new_empty(taps, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def _factor_grads_fake(x, g, f, fy, up, down, padding, flip, gain, wanted):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return tuple(x.new_empty(t.shape if want else (0,), dtype=dtype) for t, want in zip((f, fy), wanted, strict=True))
+
+
 def fold(batch_size, dim, tensor):
     """[N, ...] batched at `dim`, or the same for all, as [B * N, ...]."""
     tensor = tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -63,19 +69,28 @@ def _loop(op, info, in_dims, tensors, rest):
         return t if dim is None else t.select(dim, i)
 
     each = [op(*map(pick, tensors, in_dims, [i] * len(tensors)), *rest) for i in range(info.batch_size)]
-    return torch.stack(each), 0
+    if isinstance(each[0], Tensor):
+        return torch.stack(each), 0
+    return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * len(each[0])
 
 
 def _filter_grad_vmap_rule(op):
     return lambda info, in_dims, x, g, *rest: _loop(op, info, in_dims, (x, g), rest)
 
 
-def _register_rules(namespace: str) -> None:
+def _factor_grads_vmap_rule(op):
+    return lambda info, in_dims, x, g, f, fy, *rest: _loop(op, info, in_dims, (x, g, f, fy), rest)
+
+
+_RULES = {
+    "upfirdn2d": (_fake, _vmap_rule),
+    "upfirdn2d_filter_grad": (_filter_grad_fake, _filter_grad_vmap_rule),
+}
+
+
+def _register_rules(namespace: str, rules: dict) -> None:
     ops = getattr(torch.ops, namespace)
-    for name, fake, rule in (
-        ("upfirdn2d", _fake, _vmap_rule),
-        ("upfirdn2d_filter_grad", _filter_grad_fake, _filter_grad_vmap_rule),
-    ):
+    for name, (fake, rule) in rules.items():
         torch.library.register_fake(f"{namespace}::{name}")(fake)
         torch.library.register_vmap(f"{namespace}::{name}")(rule(getattr(ops, name)))
 
@@ -98,9 +113,11 @@ def _run_filter_grad(x, g, taps, up, down, padding, flip, gain):
     return kernels.upfirdn2d_filter_grad(x, g, taps, up, down, padding, flip, gain)
 
 
-_register_rules("gankernels")
+_register_rules("gankernels", _RULES)
 if _backend.native_error is None:
-    _register_rules("gankernels_native")
+    _register_rules(
+        "gankernels_native", _RULES | {"upfirdn2d_factor_grads": (_factor_grads_fake, _factor_grads_vmap_rule)}
+    )
 
 
 def upfirdn2d(*args) -> Tensor:
