@@ -63,6 +63,8 @@ def rows(options) -> list[str]:
     for case in cases(options.only):
         for order in ORDERS:
             runs = calls(case, order, options.compile)
+            if not runs:  # no derivative
+                continue
             t = interleave(runs, options.seconds)
             others = [
                 f"{min(times) / t['cpu']:.2f}" if times else ""
