@@ -27,7 +27,7 @@ class TrainConfig:
     model: str = "dcgan"
     """gan, gan-maxout, gan-conv, dcgan, progan, stylegan, stylegan2 or stylegan3."""
     data: str = "fashion-mnist"
-    """fashion-mnist, emoji, emoji:CATEGORY, or the path of an image folder or zip file."""
+    """fashion-mnist, emoji, emoji:CATEGORY (or its beginning), or the path of an image folder or zip file."""
     out: Path | None = None
     """Folder of the run; runs/MODEL-DATA-RESOLUTION unless given."""
     resolution: int = 32
