@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from op_tests import Calls
+from op_tests import Calls, on_each_backend
 from scipy import stats
 
 import gankernels
@@ -16,12 +16,7 @@ DTYPES = [torch.float32, torch.float64]
 needs_cpu = pytest.mark.skipif(bool(gankernels.why_not("cpu", "cpu")), reason=str(gankernels.why_not("cpu", "cpu")))
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def backend(request):
-    if gankernels.why_not(request.param, "cpu"):
-        pytest.skip(gankernels.why_not(request.param, "cpu"))
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend(names=("reference", "cpu"))
 
 
 def mix(word):
