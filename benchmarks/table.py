@@ -14,6 +14,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import aims
 import torch
 from bench_tools import ORDERS, Case, calls, interleave, machine, peak_memory
 
@@ -47,6 +48,16 @@ def milliseconds(t: float) -> str:
     return f"{t * 1e3:.3f}" if t < 1e-3 else f"{t * 1e3:.2f}"
 
 
+def reached(percent: float, aim: float | None) -> str:
+    text = f"{percent:.0f} %" + (f" ({aim} %)" if aim else "")
+    return f"**{text}**" if aim and percent < aim else text
+
+
+def grown(times: float, aim: float) -> str:
+    text = f"{times:.1f} x ({aim:.1f} x)"
+    return f"**{text}**" if times > aim else text
+
+
 def rows(options) -> list[str]:
     bandwidth, peak = copy_bandwidth(), matmul_peak()
     lines = [
@@ -55,12 +66,14 @@ def rows(options) -> list[str]:
         "memory (as a long run's heap does: else page faults would be most of what is seen). A ratio above 1 says",
         "that ours is faster; where both run the same oneDNN kernel it is 1 within the noise, about 2 %. Share is",
         "of the limit: the bytes that must move over the copy's bandwidth, or the flops over the product's rate,",
-        "whichever takes longer. MiB: the most that tensors held at once, ours / eager.",
+        "whichever takes longer, and of the order before it at the higher orders; in brackets what is aimed at",
+        "(benchmarks/aims.py), bold where it is missed. MiB: the most that tensors held at once, ours / eager.",
         "",
         "| case | order | ours | eager | eager / ours | channels_last eager / ours | compiled / ours | share | MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases(options.only):
+        before = 0.0
         for order in ORDERS:
             runs = calls(case, order, options.compile)
             if not runs:  # no derivative
@@ -80,7 +93,10 @@ def rows(options) -> list[str]:
             share = ""
             if order == "forward":
                 floor = max(case.bytes / bandwidth / 1e9, case.flops / peak / 1e9)
-                share = f"{100 * floor / t['cpu']:.0f} %" if floor else ""
+                share = reached(100 * floor / t["cpu"], aims.SHARES.get(case.label)) if floor else ""
+            elif aim := aims.growth(case.label, order):
+                share = grown(t["cpu"] / before, aim)
+            before = t["cpu"]
             lines.append(
                 f"| {case.label} | {order} | {milliseconds(t['cpu'])} | {milliseconds(plain)} | {plain / t['cpu']:.2f} "
                 f"| {others[0]} | {others[1]} | {share} | {memory} |"
