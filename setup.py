@@ -103,6 +103,7 @@ def shipped():
     operators = [os.path.basename(name) for name in glob("gankernels/ops/[!_]*.py")]
     names = [
         "cells.py",
+        "compile_tests.py",
         "conftest.py",
         "export_tests.py",
         "op_samples.py",

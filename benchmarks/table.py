@@ -76,6 +76,8 @@ def rows(options) -> list[str]:
         before = 0.0
         for order in ORDERS:
             runs = calls(case, order, options.compile)
+            if not runs:  # no derivative
+                continue
             t = interleave(runs, options.seconds)
             others = [
                 f"{min(times) / t['cpu']:.2f}" if times else ""

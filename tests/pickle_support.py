@@ -4,10 +4,16 @@ import collections
 import io
 import pickle
 import sys
+import time
+import tracemalloc
 import types
 
+import pytest
 import torch
 from torch import nn
+
+from gankernels.convert import convert
+from gankernels.errors import CheckpointError, UnsafePickle
 
 SOURCE = "import os\nos.system('touch /tmp/gankernels-was-run')\n"
 """What stands as `module_src` in our pickles: text that nobody runs."""
@@ -86,3 +92,33 @@ def saved(content, zipped=True) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream, _use_new_zipfile_serialization=zipped)
     return stream.getvalue()
+
+
+def dumped(content, protocol=4):
+    with Names():
+        return pickle.dumps(content, protocol=protocol)
+
+
+def refused(tmp_path, content: bytes, *words, unsafe=True):
+    file = tmp_path / "hostile.pkl"
+    file.write_bytes(content)
+    begun = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(CheckpointError) as caught:
+        convert(file, tmp_path / "out.safetensors")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert time.monotonic() - begun < 20
+    assert most < 20 * len(content) + 8_000_000
+    assert isinstance(caught.value, UnsafePickle) is unsafe, caught.value
+    for word in (str(file), *words):
+        assert word in str(caught.value), caught.value
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def old_format(main: bytes, keys=b"]q\x00.", tail=b"") -> bytes:
+    """What torch.save wrote once, around a hand-made main pickle."""
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    sizes = {"short": 2, "int": 4, "long": 4}
+    head += pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}, 2)
+    return head + main + keys + tail

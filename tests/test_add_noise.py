@@ -1,8 +1,7 @@
 import hypothesis
-import pytest
 import torch
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, on_each_backend
 
 import gankernels
 from gankernels.ops import add_noise
@@ -51,13 +50,7 @@ def test_add_noise_by_the_book():
     torch.testing.assert_close(add_noise(x, noise, strength), x + noise * strength.view(1, 3, 1, 1))
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "add_noise")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("add_noise")
 
 
 def test_memory_format_is_kept(backend):

@@ -185,7 +185,7 @@ def test_passes_of_the_geometry():
         return result, [n.split("::")[1].split(".")[0] for n, _ in calls.seen if n.startswith("gankernels")]
 
     y, names = ran(lambda: pipe(x, keys=keys_of(2)))
-    assert names == ["upfirdn2d", "grid_sample2d", "upfirdn2d"]
+    assert names == ["keyed_draws", "upfirdn2d", "grid_sample2d", "upfirdn2d"]
     (gx,), names = ran(lambda: torch.autograd.grad(y, x, gy, create_graph=True))
     assert names == ["upfirdn2d", "grid_sample2d_adjoint", "upfirdn2d"]
     _, names = ran(lambda: torch.autograd.grad(gx.square().sum(), gy))

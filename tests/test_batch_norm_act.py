@@ -1,6 +1,6 @@
 import pytest
 import torch
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, on_each_backend
 
 import gankernels
 from gankernels import _backend
@@ -85,13 +85,7 @@ class TestBatchNormAct(OpTests):
         return tuple(a.detach() if n in fixed and a is not None else a for n, a in zip(names, args, strict=True))
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "batch_norm_act")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("batch_norm_act")
 
 
 def on(backend, *tensors):

@@ -10,6 +10,7 @@ from data_support import BLUE, RED, Image, bomb, decode, fill, noise_png, png, s
 
 from gankernels.data import ImageData, Sampler, load
 from gankernels.data import images as images_module
+from gankernels.data.source import _category
 from gankernels.errors import DataError
 
 
@@ -36,6 +37,19 @@ def test_emoji_composited_and_transparent():
     assert (white.images[:, :, 0, 0][corner == 0] == 255).all(), "transparent ground is composited over white"
 
 
+@pytest.mark.parametrize("given", ["Smileys & Emotion", "smileys & emotion", "Smileys", "sM"])
+def test_emoji_of_a_category_by_its_beginning(given):
+    data = load(f"emoji:{given}", resolution=16)
+    assert data.name == "emoji:Smileys & Emotion"
+    assert data.class_names == ("Smileys & Emotion",)
+    assert len(data.images) == 169
+
+
+def test_a_whole_name_is_not_ambiguous():
+    assert _category("food", ("Food", "Food & Drink")) == "Food"
+    assert load("emoji:", resolution=16).name == "emoji"
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
@@ -44,6 +58,8 @@ def test_emoji_composited_and_transparent():
         ("fashion-mnist", {"resolution": 64}, "ask for 32 or less"),
         ("emoji", {"resolution": 128}, "ask for 64 or less"),
         ("emoji:Cats", {"resolution": 32}, "it has Activities"),
+        ("emoji:motion", {"resolution": 32}, "no category 'motion'; it has Activities"),
+        ("emoji:s", {"resolution": 32}, "2 categories that begin with 's': Smileys & Emotion, Symbols; write more"),
         ("emoji", {"resolution": 0}, "resolution"),
         ("emoji", {"resolution": 32, "channels": 5}, "channels"),
     ],

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, on_each_backend
 
 import gankernels
 from gankernels.ops import fade_in
@@ -58,13 +58,7 @@ def test_fade_in_by_the_book():
     assert fade_in(image, lower, 1.0, weight).equal(image)
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "fade_in")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("fade_in")
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])

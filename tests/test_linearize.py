@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from op_tests import on_each_backend
 from penalty_support import Given
 from torch import nn
 
@@ -161,13 +162,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def backend(request):
-    reason = gankernels.why_not(request.param, "cpu")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend(names=("reference", "cpu"))
 
 
 def given(name):

@@ -2,7 +2,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample
+from op_tests import Calls, OpTests, Sample, on_each_backend
 
 import gankernels
 from gankernels.ops import maxout
@@ -55,13 +55,7 @@ def test_maxout_takes_neighbours():
     assert maxout(x, 3).tolist() == [[5.0, -1.0]]
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "maxout")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("maxout")
 
 
 def test_nan_is_the_largest_and_the_first_of_equals_has_the_gradient(backend):

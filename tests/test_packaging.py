@@ -150,6 +150,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
     assert carried == {
         "cells.py",
         "conftest.py",
+        "compile_tests.py",
         "export_tests.py",
         "op_samples.py",
         "op_tests.py",

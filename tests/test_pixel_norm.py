@@ -2,7 +2,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, on_each_backend
 
 import gankernels
 from gankernels.nn import PixelNorm
@@ -52,13 +52,7 @@ class TestPixelNorm(OpTests):
         return tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args) if "double" in overload else args
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "pixel_norm")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("pixel_norm")
 
 
 def test_unit_mean_square(backend):

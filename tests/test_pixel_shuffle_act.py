@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference
+from op_tests import Calls, OpTests, Sample, assert_as_true_as_reference, on_each_backend
 
 import gankernels
 from gankernels.ops import pixel_shuffle_act
@@ -54,13 +54,7 @@ def test_pixel_shuffle_act_by_the_book():
     torch.testing.assert_close(pixel_shuffle_act(x, 2, bias, act="lrelu", gain=1), expected)
 
 
-@pytest.fixture(params=gankernels._backend.NAMES)
-def backend(request):
-    reason = gankernels.why_not(request.param, OpTests.device(request.param), "pixel_shuffle_act")
-    if reason:
-        pytest.skip(reason)
-    with gankernels.backend(request.param):
-        yield request.param
+backend = on_each_backend("pixel_shuffle_act")
 
 
 def test_memory_format_is_kept(backend):

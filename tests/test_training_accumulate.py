@@ -139,7 +139,7 @@ def test_the_draws_of_a_sample_do_not_depend_on_the_others():
 def test_the_largest_uniform_number_is_below_1(monkeypatch):
     """In float32 its 24 bits and a half round up to 1, of which the normal number is infinite."""
     monkeypatch.setattr(_augment_draws, "_mix", lambda word: torch.full_like(word, 0xFFFFFFFF))
-    drawn = _augment_draws.keyed_uniform(torch.zeros(1, dtype=torch.int64), 3, 0, torch.float32)
+    drawn = _augment_draws.reference(torch.zeros(1, dtype=torch.int64), 3, 0, torch.float32, False)
     assert (drawn < 1).all()
     assert _augment_draws.normal(drawn).isfinite().all()
     low = _augment_draws.normal(torch.full((1,), 2.0**-25))

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-from training_support import image_folder, run, same_checkpoints, tiny
+from training_support import image_folder, run, same_checkpoints, tiny, trainer
 
-from gankernels import data
 from gankernels.errors import ConfigError, TrainingDiverged
 from gankernels.training import descent
 from gankernels.training.checkpoint import load
-from gankernels.training.networks import build
-from gankernels.training.trainer import Trainer
 
 pytest.importorskip("PIL.Image")
 pytest.importorskip("safetensors")
@@ -23,13 +20,6 @@ HALF = {**W, "half_on_cpu": True, "half_resolutions": 2, "r1": 1.0, "r1_every": 
 @pytest.fixture
 def images(tmp_path):
     return image_folder(tmp_path / "images")
-
-
-def trainer(images, **options):
-    config = tiny(images, images.parent / "unused", 1, **options)
-    config.check()
-    loaded = data.load(config.data, resolution=config.resolution, channels=config.channels)
-    return Trainer(config, loaded, *build(config, loaded.channels))
 
 
 def overflow(one, network="discriminator", times=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_support import arguments_of, end, image_folder, run, tiny, torchrun, wait_for, workers
+from training_support import arguments_of, end, image_folder, run, same, tiny, torchrun, wait_for, workers
 
 from gankernels.training.checkpoint import all_checkpoints, load
 
@@ -77,21 +77,16 @@ def of_two(images, tmp_path_factory):
 
 def close(a, b, name=""):
     """Assert that two trees are equal, floating point numbers to float64 rounding after Adam."""
-    assert type(a) is type(b), name
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), name
-        for key in a:
-            close(a[key], b[key], f"{name}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), name
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            close(x, y, f"{name}[{i}]")
-    elif isinstance(a, torch.Tensor) and a.is_floating_point():
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11, msg=lambda text: f"{name}: {text}")
-    elif isinstance(a, float):
-        assert b == pytest.approx(a, rel=1e-9, abs=1e-11), name
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+
+    def leaves(a, b, name):
+        if isinstance(a, torch.Tensor) and a.is_floating_point():
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11, msg=lambda text: f"{name}: {text}")
+        elif isinstance(a, float):
+            assert b == pytest.approx(a, rel=1e-9, abs=1e-11), name
+        else:
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+
+    same(a, b, name, leaves)
 
 
 def state(folder):

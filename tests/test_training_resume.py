@@ -1,6 +1,6 @@
 """Going on from a file equals having gone on, bit for bit: every model, and every objective and regulariser on one.
 
-test_training.py and test_training_style.py do the same with whole runs, kills and the boundaries of growth.
+test_training.py, test_training_kills.py and test_training_style.py do the same with whole runs, kills and growth.
 """
 
 import pytest

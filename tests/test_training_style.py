@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 import torch
 from gankernels.models.progan import shrink
-from training_support import image_folder, run, same_checkpoints, tiny
+from training_support import image_folder, run, same_checkpoints, tiny, trainer
 
-from gankernels import data, losses
+from gankernels import losses
 from gankernels.data.dataset import keyed_generator
 from gankernels.errors import ConfigError
 from gankernels.nn import sample_keys
@@ -21,7 +21,6 @@ from gankernels.training.growth import stage
 from gankernels.training.networks import build
 from gankernels.training.presets import PresetName
 from gankernels.training.styles import mixed_styles
-from gankernels.training.trainer import Trainer
 
 pytest.importorskip("PIL.Image")
 pytest.importorskip("safetensors")
@@ -40,12 +39,6 @@ RUNS = {
 @pytest.fixture
 def images(tmp_path):
     return image_folder(tmp_path / "images")
-
-
-def trainer(images, **options):
-    config = tiny(images, images.parent / "unused", 1, **options)
-    loaded = data.load(config.data, resolution=config.resolution, channels=config.channels)
-    return Trainer(config, loaded, *build(config, loaded.channels))
 
 
 @pytest.mark.parametrize("model", [*RUNS, "ada"])

@@ -1,6 +1,7 @@
 """What the tests of training share: a small image folder, a small configuration, a run in a process of its own."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import torch
 
+from gankernels import data
 from gankernels.training import PlainProgress, TrainConfig, train
 from gankernels.training.checkpoint import load
+from gankernels.training.networks import build
+from gankernels.training.trainer import Trainer
 
 TINY = {"resolution": 16, "channels": 1, "width": 4, "batch": 8, "ema": 100.0, "mirror": True}
 """50 images make an epoch of 6 1/4 batches: steps 3 and 10 both lie within one."""
@@ -28,32 +32,46 @@ def image_folder(folder: Path, count: int = 50) -> Path:
     return folder
 
 
-def tiny(data: Path, out: Path, steps: int, **options) -> TrainConfig:
+def tiny(source: Path, out: Path, steps: int, **options) -> TrainConfig:
     every = {"log_every": 32, "sample_every": 40, "checkpoint_every": 24}
     options = {**TINY, **every, **options}
     images = steps * options["batch"] * options.get("d_steps", 1)
-    return TrainConfig(data=str(data), out=out, images=images, **options)
+    return TrainConfig(data=str(source), out=out, images=images, **options)
+
+
+def trainer(images: Path, **options) -> Trainer:
+    """The trainer of a `tiny` configuration, before its first step."""
+    config = tiny(images, images.parent / "unused", 1, **options)
+    config.check()
+    loaded = data.load(config.data, resolution=config.resolution, channels=config.channels)
+    return Trainer(config, loaded, *build(config, loaded.channels))
+
+
+def metrics(folder: Path) -> list[dict]:
+    """What a run wrote of its losses, without its clocks."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 
 def run(config: TrainConfig, **options):
     return train(config, PlainProgress(), **options)
 
 
-def same(a, b, name: str = "") -> None:
-    """Assert that two trees of dicts, lists, tensors and values are equal bit for bit."""
+def same(a, b, name: str = "", leaves=None) -> None:
+    """Assert that two trees of dicts, lists, tensors and values are equal, or as `leaves` asserts of two of them."""
     assert type(a) is type(b), name
     if isinstance(a, dict):
         assert a.keys() == b.keys(), name
         for key in a:
-            same(a[key], b[key], f"{name}.{key}")
+            same(a[key], b[key], f"{name}.{key}", leaves)
     elif isinstance(a, list):
         assert len(a) == len(b), name
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{name}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), name
+            same(x, y, f"{name}[{i}]", leaves)
+    elif leaves is not None:
+        leaves(a, b, name)
     else:
-        assert a == b, name
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
 
 
 def same_checkpoints(a: Path, b: Path) -> None:

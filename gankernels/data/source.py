@@ -50,8 +50,9 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
         name: one of
             "fashion-mnist": the 10,000 test images of Fashion-MNIST, 10 classes, 28x28; above 28
             laid on black 32x32; up to 32;
-            "emoji" or "emoji:CATEGORY": 1,911 Noto emoji (or those of a category, as "emoji:Smileys & Emotion"), the
-            categories as classes, 64x64; up to 64;
+            "emoji" or "emoji:CATEGORY": 1,911 Noto emoji, or those of a category, of which any beginning that no other
+            shares will do, in capitals or not: "emoji:smileys" is named "emoji:Smileys & Emotion". The categories are
+            the classes; 64x64; up to 64;
             a folder, searched through, or a zip file (members stored, deflated or LZMA): images of up to 64 MiB and
             64 megapixels, of any shape, mode and orientation. The rules of cropping, resizing and channels are those
             of `gankernels.data.images`. Leading folders that all images share are dropped; if every image then lies
@@ -61,8 +62,9 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
         channels: 1, 2, 3 or 4; None means 1 for fashion-mnist and 3 for everything else.
 
     Raises:
-        DataError: unknown name, nothing to read, a resolution that the source lacks, or more than MAX_SKIPPED of the
-            files corrupt, truncated, empty or bomb-sized (the message lists them; fewer are listed in the notes).
+        DataError: unknown or ambiguous name, nothing to read, a resolution that the source lacks, or more than
+            MAX_SKIPPED of the files corrupt, truncated, empty or bomb-sized (the message lists them; fewer are listed
+            in the notes).
     """
     channels = default_channels(name) if channels is None else channels
     base, _, category = name.partition(":")
@@ -70,7 +72,7 @@ def load(name: str, *, resolution: int, channels: int | None = None) -> ImageDat
         check_format(resolution, channels)
         if base == "fashion-mnist":
             return _fashion_mnist(resolution, channels)
-        return _emoji(name, category, resolution, channels)
+        return _emoji(category, resolution, channels)
     path = Path(name).expanduser()
     if not path.exists():
         raise DataError(
@@ -109,14 +111,13 @@ def _fashion_mnist(resolution: int, channels: int) -> ImageData:
     return ImageData("fashion-mnist", torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), _FASHION)
 
 
-def _emoji(name: str, category: str, resolution: int, channels: int) -> ImageData:
+def _emoji(category: str, resolution: int, channels: int) -> ImageData:
     if resolution > 64:
         raise _lacks("emoji", 64, resolution)
     entries = json.loads((_HERE / "emoji" / "emoji.json").read_text(encoding="utf-8"))
     categories = tuple(sorted({entry["category"] for entry in entries}))
-    if category and category not in categories:
-        raise DataError(f"emoji has no category {category!r}; it has {', '.join(categories)}")
-    chosen = (category,) if category else categories
+    chosen = (_category(category, categories),) if category else categories
+    name = f"emoji:{chosen[0]}" if category else "emoji"
     entries = [entry for entry in entries if entry["category"] in chosen]
     with need("PIL.Image", "train").open(_HERE / "emoji" / "64.png") as file:
         sheet = file.convert("RGBA")
@@ -124,6 +125,17 @@ def _emoji(name: str, category: str, resolution: int, channels: int) -> ImageDat
     images = np.stack([to_square(tile, resolution, channels) for tile in tiles])
     labels = torch.tensor([chosen.index(entry["category"]) for entry in entries])
     return ImageData(name, torch.from_numpy(images), labels, chosen)
+
+
+def _category(given: str, categories: tuple[str, ...]) -> str:
+    """The one category that begins with what is given, in capitals or not."""
+    found = [c for c in categories if c.casefold().startswith(given.casefold())]
+    whole = [c for c in found if len(c) == len(given)]
+    if len(whole or found) == 1:
+        return (whole or found)[0]
+    if found:
+        raise DataError(f"emoji has {len(found)} categories that begin with {given!r}: {', '.join(found)}; write more")
+    raise DataError(f"emoji has no category {given!r}; it has {', '.join(categories)}")
 
 
 def _folder_names(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gankernels import ops
 from gankernels.nn import _augment_maps as maps
-from gankernels.nn._augment_draws import keyed_uniform, normal
+from gankernels.nn._augment_draws import keyed_normal, keyed_uniform, normal
 
 _WAVELETS = json.loads(Path(__file__).with_name("wavelets.json").read_text())
 
@@ -201,8 +201,9 @@ class AugmentPipe(nn.Module):
         if config.any("filter"):
             x = self._filter(x, *maps.band_gains(draws, config))
         if config.any("noise"):
-            numbers = normal(uniform(x[0].numel(), 1)).view(x.shape)
-            x = (x + numbers * maps.noise_level(draws, config)[:, None, None, None]).to(x.dtype)
+            count = x[0].numel()
+            numbers = normal(uniform(count, 1)) if keys is None else keyed_normal(keys, count, 1, dtype)
+            x = (x + numbers.view(x.shape) * maps.noise_level(draws, config)[:, None, None, None]).to(x.dtype)
         if config.any("cutout"):
             x = x.masked_fill(maps.cutout_mask(draws, config, size), 0)
         return x

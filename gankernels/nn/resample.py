@@ -47,7 +47,24 @@ class Blur(_Filter):
         return f"filter={self._taps()}, padding={self.padding}, gain={self.gain}"
 
 
-class Upsample(_Filter):
+class _Scaled(_Filter):
+    def __init__(
+        self,
+        scale_factor: int | Sequence[int] = 2,
+        filter: Sequence | Tensor | None = (1, 3, 3, 1),
+        *,
+        padding: int | Sequence[int] = 0,
+        gain: float = 1.0,
+        device=None,
+    ) -> None:
+        super().__init__(filter, padding, gain, device)
+        self.scale_factor = scale_factor
+
+    def extra_repr(self) -> str:
+        return f"scale_factor={self.scale_factor}, filter={self._taps()}, padding={self.padding}, gain={self.gain}"
+
+
+class Upsample(_Scaled):
     """`ops.upsample2d` as a module: `scale_factor` times as large, through a FIR filter.
 
     Args:
@@ -57,27 +74,12 @@ class Upsample(_Filter):
     State-dict names: filter.
     """
 
-    def __init__(
-        self,
-        scale_factor: int | Sequence[int] = 2,
-        filter: Sequence | Tensor | None = (1, 3, 3, 1),
-        *,
-        padding: int | Sequence[int] = 0,
-        gain: float = 1.0,
-        device=None,
-    ) -> None:
-        super().__init__(filter, padding, gain, device)
-        self.scale_factor = scale_factor
-
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H n, W n], where padding is 0."""
         return ops.upsample2d(x, self.filter, up=self.scale_factor, padding=self.padding, gain=self.gain)
 
-    def extra_repr(self) -> str:
-        return f"scale_factor={self.scale_factor}, filter={self._taps()}, padding={self.padding}, gain={self.gain}"
 
-
-class Downsample(_Filter):
+class Downsample(_Scaled):
     """`ops.downsample2d` as a module: a FIR filter, then every `scale_factor`-th sample.
 
     Args:
@@ -87,23 +89,9 @@ class Downsample(_Filter):
     State-dict names: filter.
     """
 
-    def __init__(
-        self,
-        scale_factor: int | Sequence[int] = 2,
-        filter: Sequence | Tensor | None = (1, 3, 3, 1),
-        *,
-        padding: int | Sequence[int] = 0,
-        gain: float = 1.0,
-        device=None,
-    ) -> None:
-        super().__init__(filter, padding, gain, device)
-        self.scale_factor = scale_factor
-
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H / n, W / n], where padding is 0."""
         return ops.downsample2d(x, self.filter, down=self.scale_factor, padding=self.padding, gain=self.gain)
-
-    extra_repr = Upsample.extra_repr
 
 
 class FilteredLReLU(nn.Module):

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankernels.nn._augment_draws import keyed_uniform
-from gankernels.nn._augment_draws import normal as to_normal
+from gankernels.nn._augment_draws import keyed_normal, keyed_uniform
 
 
 @dataclass(frozen=True)
@@ -91,21 +90,24 @@ def uniform(n: int, *shape: int, dtype: torch.dtype, device: torch.device) -> Te
     """[n, *shape] fresh numbers between 0 and 1, those of sample i by its key; `torch.rand` outside of a pass."""
     if _pass is None:
         return torch.rand(n, *shape, dtype=dtype, device=device)
-    if len(_pass.keys) != n:
-        raise ValueError(f"running: got keys of {len(_pass.keys)} samples, and a layer draws for {n}; give it {n}")
-    wide = torch.promote_types(dtype, torch.float32)
-    # The pipe of augmentations takes streams 0 and 1 of its keys.
-    drawn = keyed_uniform(_pass.keys.to(device), torch.Size(shape).numel(), 2 + _pass.stream, wide)
-    _pass.stream += 1
-    return drawn.view(n, *shape).to(dtype)
+    return _keyed(keyed_uniform, n, *shape, dtype=dtype, device=device)
 
 
 def normal(n: int, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[n, *shape] fresh N(0, 1) numbers, as `uniform`."""
     if _pass is None:
         return torch.randn(n, *shape, dtype=dtype, device=device)
+    return _keyed(keyed_normal, n, *shape, dtype=dtype, device=device)
+
+
+def _keyed(draw: Callable[..., Tensor], n: int, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if len(_pass.keys) != n:
+        raise ValueError(f"running: got keys of {len(_pass.keys)} samples, and a layer draws for {n}; give it {n}")
     wide = torch.promote_types(dtype, torch.float32)
-    return to_normal(uniform(n, *shape, dtype=wide, device=device)).to(dtype)
+    # The pipe of augmentations takes streams 0 and 1 of its keys.
+    drawn = draw(_pass.keys.to(device), torch.Size(shape).numel(), 2 + _pass.stream, wide)
+    _pass.stream += 1
+    return drawn.view(n, *shape).to(dtype)
 
 
 def dropout_mask(x: Tensor, p: float) -> Tensor:

@@ -10,18 +10,9 @@ import torch
 from torch import Tensor
 
 from gankernels import _backend, _pruning
+from gankernels.ops import _registration
 
 _SHAPES = "int[] rows, int[] columns"
-_SCHEMAS = {
-    "packed_spectral_norm": (
-        f"(Tensor w, Tensor u, Tensor? v, {_SHAPES}, int iterations, float eps) -> (Tensor, Tensor, Tensor, Tensor)"
-    ),
-    "packed_spectral_norm_backward": f"(Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}) -> Tensor",
-    "packed_spectral_norm_double_backward": (
-        f"(Tensor h, Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}, bool[2] wanted)"
-        " -> (Tensor, Tensor)"
-    ),
-}
 
 
 def triton(weights: list[Tensor], u: Tensor, v: Tensor | None, iterations: int, eps: float):
@@ -33,18 +24,30 @@ def triton(weights: list[Tensor], u: Tensor, v: Tensor | None, iterations: int, 
     return [t.view(w.shape) for t, w in zip(ys, weights, strict=True)], u, v, sigma
 
 
-def _launcher(name: str):
-    def run(*args):
-        from gankernels.triton import spectral_norm as kernels
-
-        return getattr(kernels, name.removeprefix("packed_"))(*args)
-
-    return run
-
-
-for _name, _schema in _SCHEMAS.items():
-    torch.library.define(f"gankernels::{_name}", _schema)
-    torch.library.impl(f"gankernels::{_name}", "CompositeExplicitAutograd")(_launcher(_name))
+_registration.define(
+    "spectral_norm",
+    {
+        "packed_spectral_norm": (
+            f"(Tensor w, Tensor u, Tensor? v, {_SHAPES}, int iterations, float eps)"
+            " -> (Tensor, Tensor, Tensor, Tensor)",
+            "spectral_norm",
+        )
+    },
+)
+_registration.define(
+    "spectral_norm_gradients",
+    {
+        "packed_spectral_norm_backward": (
+            f"(Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}) -> Tensor",
+            "backward",
+        ),
+        "packed_spectral_norm_double_backward": (
+            f"(Tensor h, Tensor g, Tensor w, Tensor u, Tensor v, Tensor sigma, {_SHAPES}, bool[2] wanted)"
+            " -> (Tensor, Tensor)",
+            "double_backward",
+        ),
+    },
+)
 
 _ops = torch.ops.gankernels
 

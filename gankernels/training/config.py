@@ -10,14 +10,9 @@ from typing import Any, Literal
 import torch
 
 from gankernels.errors import ConfigError
-from gankernels.losses import OBJECTIVES, objective
-from gankernels.nn.augment import PRESETS as AUGMENTATIONS
+from gankernels.losses import objective
 from gankernels.training.combinations import check_combination
-
-
-def _check(config: TrainConfig, name: str, ok: bool, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} must be {expected}, got {getattr(config, name)!r}")
+from gankernels.training.ranges import check_ranges
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class TrainConfig:
     model: str = "dcgan"
     """gan, gan-maxout, gan-conv, dcgan, progan, stylegan, stylegan2 or stylegan3."""
     data: str = "fashion-mnist"
-    """fashion-mnist, emoji, emoji:CATEGORY, or the path of an image folder or zip file."""
+    """fashion-mnist, emoji, emoji:CATEGORY (or its beginning), or the path of an image folder or zip file."""
     out: Path | None = None
     """Folder of the run; runs/MODEL-DATA-RESOLUTION unless given."""
     resolution: int = 32
@@ -180,40 +175,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ConfigError that names the first field out of its range."""
-        for name in ("resolution", "images", "batch", "d_steps", "sample_every", "checkpoint_every", "log_every"):
-            _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            *("r1_every", "path_length_every", "augment_images", "augment_every", "fade_images", "stable_images"),
-            *("accumulate", "half_resolutions", "blur_images", "instance_noise_images"),
-        ):
-            _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            *("r1", "r2", "path_length", "drift", "blur", "head_weight", "margin", "pull_away", "balance_rate", "roth"),
-            *("consensus", "instance_noise", "orthogonal", "categories", "codes"),
-        ):
-            _check(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
-        _check(self, "penalty", self.penalty is None or 0 <= self.penalty < float("inf"), "0 or more")
-        _check(self, "balance", 0 < self.balance <= 1, "over 0, to 1")
-        _check(self, "real_label", 0.5 < self.real_label <= 1, "over 0.5, to 1")
-        _check(self, "dropout", self.dropout is None or 0 <= self.dropout < 1, "0 to 1, without 1")
-        augmentations = ", ".join(AUGMENTATIONS)
-        _check(self, "augment", self.augment is None or self.augment in AUGMENTATIONS, f"one of {augmentations}")
-        _check(self, "augment_target", -1 <= self.augment_target <= 1, "-1 to 1")
-        _check(self, "mixing", 0 <= self.mixing <= 1, "0 to 1")
-        _check(self, "d_lr", self.d_lr is None or 0 < self.d_lr < float("inf"), "over 0")
-        for name in ("channels", "width", "z_dim", "max_width", "w_dim", "mapping_layers"):
-            _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-        _check(self, "metrics_every", self.metrics_every is None or self.metrics_every >= 1, "at least 1")
-        _check(self, "metrics_count", self.metrics_count >= 2, "at least 2")
-        for name in ("ema", "ema_rampup", "keep", "seed"):
-            _check(self, name, getattr(self, name) >= 0, "at least 0")
-        _check(self, "mbstd_group", self.mbstd_group is None or self.mbstd_group >= 0, "at least 0")
-        _check(self, "process_timeout", 0 < self.process_timeout < float("inf"), "over 0")
-        _check(self, "lr", 0 < self.lr < float("inf"), "over 0")
-        _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        _check(self, "clip", self.clip is None or self.clip > 0, "over 0")
-        _check(self, "minutes", self.minutes is None or self.minutes > 0, "over 0")
-        _check(self, "objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
+        check_ranges(self)
         check_combination(self)
 
     @property

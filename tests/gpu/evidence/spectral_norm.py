@@ -8,7 +8,7 @@ from .case import Case
 
 SOURCES = (
     "csrc/spectral_norm.h", "csrc/cuda/spectral_norm*", "csrc/cuda/launch.h", "csrc/cuda/pack.cuh",
-    "csrc/cuda/per_sample.cuh", "gankernels/triton/spectral_norm.py",
+    "csrc/cuda/per_sample.cuh", "gankernels/triton/spectral_norm*.py",
 )  # fmt: skip
 SHAPES = ((128, 64, 4, 4), (128, 128, 3, 3), (64, 512))
 NUMEL = 128 * 1024 + 128 * 1152 + 64 * 512
