@@ -165,6 +165,11 @@ def test_generator():
     assert not torch.get_rng_state().equal(state)
 
 
+def test_a_generator_that_draws_0(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **kw: torch.zeros(shape, dtype=kw["dtype"]))
+    assert AugmentPipe(1.0, "noise")(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_derivatives(backend):
     x, keys = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True), keys_of(2)

@@ -190,7 +190,8 @@ class AugmentPipe(nn.Module):
 
         def uniform(count, stream):
             if keys is None:
-                return torch.rand((n, count), generator=generator, device=x.device, dtype=dtype)
+                drawn = torch.rand((n, count), generator=generator, device=x.device, dtype=dtype)
+                return drawn.clamp_min(2**-25)  # it can be 0, whose normal number is infinite
             return keyed_uniform(keys, count, stream, dtype)
 
         draws = maps.Draws(uniform(maps.DRAWS, 0), self.probabilities().to(dtype))
