@@ -3,31 +3,11 @@
 // are an element's own), then those of the pass. kAtOnce: rows that are added before a sum goes back to memory, more
 // than 1 where that takes as long as the terms.
 //
-// Terms and their sums are double: where a sum cancels, float ones would be off by more than their elements are.
+// Terms and their sums S are double: where a sum cancels, float ones would be off by more than their elements are,
+// unless these had 16 bits.
 
 template <Act A>
 constexpr bool kCurved = A != Act::linear && A != Act::relu && A != Act::lrelu;
-
-template <class C>
-struct MeanPart {
-  static constexpr int kTerms = 1;
-  static constexpr int kAtOnce = 4;
-  template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F&, const ActNumbers<C>&, double* out) {
-    out[0] = in.at[kX][i];
-  }
-};
-
-template <class C>
-struct SpreadPart {
-  static constexpr int kTerms = 1;
-  static constexpr int kAtOnce = 4;
-  template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>&, double* out) {
-    const double centred = in.at[kX][i] - f.get(0, i);
-    out[0] = centred * centred;
-  }
-};
 
 // What is known of an element: x - mean, the factor on xh, and the activation's argument.
 template <class C, bool kPixels>
@@ -62,11 +42,11 @@ struct BackwardPart {
   static constexpr int kAtOnce = kCurved<A> ? 1 : 4;
   static constexpr unsigned kWrites = kPixels ? 1 | 1 << kScaleGrad | 1 << kShiftGrad : 1;
   static constexpr unsigned kReads = ForwardPart<A, C, kPixels>::kReads | 1 << kG;
-  template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, double* out) {
+  template <class F, class S>
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, S* out) {
     const NormPoint<C, kPixels> at(in, i, f);
     const C d = in.at[kG][i] * (p.gain * act_derivative<A, 1>(at.u, p.alpha));
-    norm_backward_terms<double>(kPixels ? double(at.weight) * d : d, at.centred, out);
+    norm_backward_terms<S>(kPixels ? S(at.weight) * d : S(d), at.centred, out);
   }
   template <class F>
   static GK_HD void values(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {
@@ -88,16 +68,16 @@ struct SecondPart {
                                         : (kSmooth ? kNormSecondSums : kNormSecondSumsLinear);
   static constexpr unsigned kWrites = kPixels ? 15 : 3;
   static constexpr unsigned kReads = BackwardPart<A, C, kPixels>::kReads | 1 << kV | (kPixels ? 1 << kP | 1 << kQ : 0);
-  template <class F>
-  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, double* out) {
+  template <class F, class S>
+  static GK_HD void terms(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, S* out) {
     const NormPoint<C, kPixels> at(in, i, f);
     const C g = in.at[kG][i], v = in.at[kV][i];
     const C d = g * (p.gain * act_derivative<A, 1>(at.u, p.alpha));
     const C h = kSmooth ? g * (p.gain * act_derivative<A, 2>(at.u, p.alpha)) : C(0);
     if constexpr (kPixels)
-      pixel_second_terms<kSmooth, double>(d, h, v, at.centred, at.weight, in.at[kP][i], in.at[kQ][i], f.get(1, i), out);
+      pixel_second_terms<kSmooth, S>(d, h, v, at.centred, at.weight, in.at[kP][i], in.at[kQ][i], f.get(1, i), out);
     else
-      norm_second_terms<kSmooth, double>(d, h, v, at.centred, out);
+      norm_second_terms<kSmooth, S>(d, h, v, at.centred, out);
   }
   template <class F>
   static GK_HD void values(const NormInputs<C>& in, int64_t i, const F& f, const ActNumbers<C>& p, C* out) {

@@ -22,28 +22,41 @@ struct Operands {
   }
 };
 
+// f(where the results of a block go) -> nothing: the target itself, or numbers to be rounded to it.
+template <class acc_t, class T, class F>
+inline void write_block(T* target, int64_t n, F f) {
+  if constexpr (std::is_same_v<T, acc_t>) {
+    f(target);
+  } else {
+    acc_t out[kBlock];
+    f(out);
+    store_block(out, target, n);
+  }
+}
+
 // The results of a block; coefficients(j) is the PixelNorm of element j.
 template <int K, class T, class acc_t, class F>
 inline void emit(const PixelNormArgs<T>& a, const Operands<K, T, acc_t>& in, int64_t at, int64_t n, F coefficients) {
-  acc_t out[kBlock];
   const acc_t* __restrict x = in.x;
   const acc_t* __restrict g = in.g;
   const acc_t* __restrict v = in.v;
-  if (a.for_x != nullptr) {
-    for (int64_t j = 0; j < n; ++j) {
-      const auto& c = coefficients(j);
-      acc_t value = c.x_on_x * x[j];
-      if constexpr (K > 0) value += c.x_on_g * g[j];
-      if constexpr (K > 1) value += c.x_on_v * v[j];
-      out[j] = value;
-    }
-    store_block(out, a.for_x + at, n);
-  }
-  if constexpr (K > 1) {
-    if (a.for_g == nullptr) return;
-    for (int64_t j = 0; j < n; ++j) out[j] = coefficients(j).g_on_x * x[j] + coefficients(j).g_on_v * v[j];
-    store_block(out, a.for_g + at, n);
-  }
+  if (a.for_x != nullptr)
+    write_block<acc_t>(a.for_x + at, n, [&](acc_t* out) {
+#pragma GCC ivdep
+      for (int64_t j = 0; j < n; ++j) {
+        const auto& c = coefficients(j);
+        acc_t value = c.x_on_x * x[j];
+        if constexpr (K > 0) value += c.x_on_g * g[j];
+        if constexpr (K > 1) value += c.x_on_v * v[j];
+        out[j] = value;
+      }
+    });
+  if constexpr (K > 1)
+    if (a.for_g != nullptr)
+      write_block<acc_t>(a.for_g + at, n, [&](acc_t* out) {
+#pragma GCC ivdep
+        for (int64_t j = 0; j < n; ++j) out[j] = coefficients(j).g_on_x * x[j] + coefficients(j).g_on_v * v[j];
+      });
 }
 
 // Vectors that lie together: [rows, count].
