@@ -21,6 +21,7 @@ import torch
 from bench_tools import ORDERS, Case, calls, interleave, machine, peak_memory
 
 HERE = pathlib.Path(__file__).parent
+APART = ("compile", "eager channels_last")  # columns of their own; "unkeyed" (bench_keyed_draws) has none
 
 
 def copy_bandwidth() -> float:
@@ -56,7 +57,7 @@ def compiles(case: Case, which: str) -> bool:
 
 def contenders(runs: dict[str, Callable]) -> dict[str, Callable]:
     """Without the plain compositions that cannot be the best one: their second call took over 3 times another's."""
-    plain = [name for name in runs if name != "cpu" and not name.startswith(("compile", "eager channels_last"))]
+    plain = [name for name in runs if name not in ("cpu", "unkeyed") and not name.startswith(APART)]
     took = {}
     for name in plain if len(plain) > 1 else ():
         runs[name]()
@@ -104,7 +105,7 @@ def rows(options) -> list[str]:
                     [v for k, v in t.items() if k.startswith("compile")],
                 )
             ]
-            eager = [k for k in t if not k.startswith(("compile", "eager channels_last")) and k != "cpu"]
+            eager = [k for k in t if not k.startswith(APART) and k not in ("cpu", "unkeyed")]
             best = min(eager, key=t.__getitem__)
             plain = t[best]
             memory = " / ".join(f"{peak_memory(runs[k]) / 2**20:.3g}" for k in ("cpu", best))

@@ -31,7 +31,7 @@ bool plain_context() {
          !at::autocast::is_autocast_enabled(at::kCPU);
 }
 
-// The tensor behind `o`, if it is a dense CPU one of a dtype that the operators take.
+// The tensor behind `o`, if it is a dense CPU one of a dtype that the operators take, without a tangent.
 const Tensor* plain_tensor(PyObject* o) {
   static const c10::DispatchKeySet usual({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
                                           c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::AutocastCPU});
@@ -39,7 +39,8 @@ const Tensor* plain_tensor(PyObject* o) {
   const Tensor& t = THPVariable_Unpack(o);
   const auto dtype = t.scalar_type();
   const bool real = dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
-  return real && (t.key_set().raw_repr() & ~usual.raw_repr()) == 0 ? &t : nullptr;
+  const bool dual = t._fw_grad(0).defined();  // forward-mode derivatives are refused in Python
+  return real && !dual && (t.key_set().raw_repr() & ~usual.raw_repr()) == 0 ? &t : nullptr;
 }
 
 bool number(PyObject* o, int64_t least, int64_t& to) {

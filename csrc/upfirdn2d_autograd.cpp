@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "autograd.h"
+#include "cuda/device.h"
 #include "fir_adjoint.h"
 
 namespace gk {
@@ -101,7 +102,7 @@ struct Upfirdn2dFunction : torch::autograd::Function<Upfirdn2dFunction> {
     const bool want_f = ctx->needs_input_grad(1), want_fy = fy.has_value() && ctx->needs_input_grad(2);
     const Settings s = kept(ctx);
     if (ctx->needs_input_grad(0)) out[0] = adjoint(g, f, fy, s, kept_numbers(ctx, "size"));
-    if (fy && (want_f || want_fy) && x.is_cpu()) {
+    if (fy && (want_f || want_fy) && on_cpu(x)) {
       const auto [gf, gfy] = call_factor_grads(x, g, f, *fy, s, {want_f, want_fy});
       if (want_f) out[1] = gf.to(f.scalar_type());
       if (want_fy) out[2] = gfy.to(fy->scalar_type());

@@ -164,6 +164,8 @@ def why_not(name: str, device: torch.device | str, op: str | None = None) -> str
 
 
 def _in_functional_derivative() -> bool:
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
     levels = torch._C._functorch.get_interpreter_stack() or ()
     kinds = torch._C._functorch.TransformType
     return any(level.key() in (kinds.Grad, kinds.Jvp) for level in levels)
@@ -174,8 +176,8 @@ def pick(op: str, x: torch.Tensor) -> Callable:
     run = _pick(op, x)
     if run is not _operators[op]["reference"] and not torch.compiler.is_compiling() and _in_functional_derivative():
         raise RuntimeError(
-            f"{op}: torch.func.grad, vjp and jvp cannot differentiate compiled kernels; use torch.autograd.grad, or "
-            "gankernels.backend('reference')"
+            f"{op}: torch.func.grad, vjp and jvp cannot differentiate compiled kernels, nor can forward mode "
+            "(torch.autograd.forward_ad); use torch.autograd.grad, or gankernels.backend('reference')"
         )
     return run
 

@@ -11,6 +11,7 @@ from compile_tests import CompileTests
 from export_tests import ExportTests
 from op_samples import Calls, Sample, assert_as_true_as_reference, exact_in_any_dtype, layouts
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import gankernels
 from gankernels import _backend
@@ -217,7 +218,12 @@ class OpTests(CompileTests, ExportTests):
         if backend == "reference":
             torch.func.grad(f)(s.tensors[name].detach())
             return
-        for derivative in (torch.func.grad(f), lambda t: torch.func.jvp(f, (t,), (t,))):
+
+        def forward_mode(t):
+            with forward_ad.dual_level():
+                f(forward_ad.make_dual(t, t))
+
+        for derivative in (torch.func.grad(f), lambda t: torch.func.jvp(f, (t,), (t,)), forward_mode):
             with pytest.raises(RuntimeError, match=f"{self.kernel or self.name}: torch.func.grad, vjp and jvp cannot"):
                 derivative(s.tensors[name].detach())
 

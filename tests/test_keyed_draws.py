@@ -170,9 +170,9 @@ def test_bad_input(backend):
         (([1, 2], 4, 0, dtype), "keys is list"),
         ((keys.int(), 4, 0, dtype), r"keys is torch.int32 \[3\], expected torch.int64 \[N\]"),
         ((keys[None], 4, 0, dtype), r"keys is torch.int64 \[1, 3\]"),
-        ((keys, -1, 0, dtype), "count is -1, expected 0 or more"),
+        ((keys, -1, 0, dtype), "count is -1, expected an integer of 0 or more"),
         ((keys, 4, -1, dtype), "stream is -1"),
-        ((keys, 4, 2**32, dtype), "stream is 4294967296, expected 0 or more, below 2"),
+        ((keys, 4, 2**32, dtype), "stream is 4294967296, expected an integer of 0 or more, below 2"),
         ((keys, 4, 0, torch.float16), "dtype is torch.float16, expected torch.float32 or torch.float64"),
     ]:
         for draw in (keyed_uniform, keyed_normal):

@@ -9,7 +9,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "autograd.h"
@@ -96,9 +95,8 @@ void strip(const Filtered& f, const float* image, const float* scale, int64_t be
           GK_ISA_CALL(gk::conv, filter_line, line, n, f.cy.data() + skipped, s.rows.data(),
                       scale == nullptr ? nullptr : scale + o + j, to + ((o + j) * f.height + r) * f.width);
         }
-        std::memmove(held, held + (kept - old) * width, old * width * sizeof(float));
-        std::memcpy(held + old * width, fresh + (past - first - (keep - old)) * width,
-                    (keep - old) * width * sizeof(float));
+        std::copy_n(held + (kept - old) * width, old * width, held);
+        std::copy_n(fresh + (past - first - (keep - old)) * width, (keep - old) * width, held + old * width);
       }
     }
     kept = keep;
@@ -117,10 +115,12 @@ Tensor fused(const Tensor& x, const Tensor& weight, const std::vector<double>& f
   const int64_t n = x.size(0), threads = at::get_num_threads();
   Tensor y = at::empty({n, d.out_channels, f.height, f.width}, x.options());
   prefer_huge_pages(y);
-  // A strip computes some of its neighbour's rows again, to the same numbers: few strips, evenly shared.
+  // A strip computes some of its neighbour's rows again, to the same numbers: few strips, evenly shared, and high.
+  const int64_t most = std::max<int64_t>(1, f.height / std::max<int64_t>(8, 4 * f.held));
   int64_t strips = 1;
-  while (n * strips % threads != 0 && n * strips < 4 * threads) ++strips;
+  while (n * strips % threads != 0 && n * strips < 4 * threads && strips < most) ++strips;
   const int64_t rows = (f.height + strips - 1) / strips;
+  strips = (f.height + rows - 1) / rows;
   const float* from = x.const_data_ptr<float>();
   const float* by = scale.defined() ? scale.const_data_ptr<float>() : nullptr;
   float* to = y.mutable_data_ptr<float>();

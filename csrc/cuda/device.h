@@ -23,6 +23,9 @@ struct Emulator {
 
 Emulator& emulator();  // all null outside tests
 
+// Whether a tensor is the CPU's own, not a test's stand-in for a GPU's.
+inline bool on_cpu(const at::Tensor& tensor) { return tensor.is_cpu() && emulator().run == nullptr; }
+
 // Runs the launches of CUDA tensors in a build without CUDA; null until gankernels._launch puts CuPy there.
 RunLaunch& runtime_runner();
 

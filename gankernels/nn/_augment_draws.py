@@ -71,13 +71,13 @@ def _draw(keys: Tensor, count: int, stream: int, dtype: torch.dtype, gaussian: b
     if not isinstance(keys, Tensor) or keys.dtype != torch.int64 or keys.ndim != 1:
         what = f"{keys.dtype} {list(keys.shape)}" if isinstance(keys, Tensor) else type(keys).__name__
         raise ValueError(f"keyed_draws: keys is {what}, expected torch.int64 [N]; see sample_keys")
-    if count < 0:
-        raise ValueError(f"keyed_draws: count is {count}, expected 0 or more")
-    if not 0 <= stream < 2**32:
-        raise ValueError(f"keyed_draws: stream is {stream}, expected 0 or more, below 2^32")
+    if isinstance(count, float) or count < 0:
+        raise ValueError(f"keyed_draws: count is {count}, expected an integer of 0 or more")
+    if isinstance(stream, float) or not 0 <= stream < 2**32:
+        raise ValueError(f"keyed_draws: stream is {stream}, expected an integer of 0 or more, below 2^32")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"keyed_draws: dtype is {dtype}, expected torch.float32 or torch.float64")
-    compiled = _backend.preferred(keys.device) == "cpu"
+    compiled = keys.device.type == "cpu" and _backend.preferred(keys.device) == "cpu"
     run = torch.ops.gankernels_native.keyed_draws if compiled else reference
     return run(keys, count, stream, dtype, gaussian)
 

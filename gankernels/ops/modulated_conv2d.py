@@ -188,7 +188,7 @@ def compose(
     x = _backend.pick("modulate_act", x)(x, scale_in, None, None, "linear", 0.0, 1.0, -1.0)
     only_scaled = max(down) == 1 and _finishes_nothing(None, noise, bias, act, gain, clamp)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, f, scale_out))
-    if only_scaled and not trained and joins(x, weight, f, up, 1):
+    if only_scaled and not trained and x.dtype == torch.float32 and joins(x, weight, f, up, 1):
         return resampled(x, weight, f, up, down, pads, 1, flip_weight, False, scale=scale_out)
     y = resampled(x, weight, f, up, down, pads, 1, flip_weight, False)
     if _finishes_nothing(scale_out, noise, bias, act, gain, clamp):
