@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
-# Processes of `make test`; the emulator takes about a GiB in each.
+# Processes of `make test`; each grows to about 5 GB, emulator and compiled code included.
 WORKERS ?= 2
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
