@@ -1,6 +1,7 @@
 """Every benchmark case, its providers interleaved in one process: medians, ratios, a Markdown table.
 
-    python benchmarks/table.py [--only bias_act,conv2d] [--seconds 1.0] [--threads 2] [--write docs/cpu-benchmarks.md]
+    python benchmarks/table.py [--only bias_act,conv2d] [--seconds 1.0] [--threads 2] [--compile all|aims|none]
+        [--write docs/cpu-benchmarks.md]
 
 A row is one case at one order of derivative; a ratio is the provider's time over ours: above 1 ours is faster.
 """
@@ -12,7 +13,7 @@ import importlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
@@ -21,7 +22,6 @@ import torch
 from bench_tools import ORDERS, Case, calls, interleave, machine, peak_memory
 
 HERE = pathlib.Path(__file__).parent
-APART = ("compile", "eager channels_last")  # columns of their own; "unkeyed" (bench_keyed_draws) has none
 
 
 def copy_bandwidth() -> float:
@@ -55,11 +55,15 @@ def compiles(case: Case, which: str) -> bool:
     return which == "all" or (which == "aims" and case.label in aims.SHARES)
 
 
+def plain_of(names: Iterable[str]) -> list[str]:
+    """The plain compositions: neither ours, nor what has a column of its own or (bench_keyed_draws) none."""
+    return [n for n in names if n not in ("cpu", "unkeyed") and not n.startswith(("compile", "eager channels_last"))]
+
+
 def contenders(runs: dict[str, Callable]) -> dict[str, Callable]:
     """Without the plain compositions that cannot be the best one: their second call took over 3 times another's."""
-    plain = [name for name in runs if name not in ("cpu", "unkeyed") and not name.startswith(APART)]
     took = {}
-    for name in plain if len(plain) > 1 else ():
+    for name in plain_of(runs):
         runs[name]()
         start = time.perf_counter()
         runs[name]()
@@ -105,8 +109,7 @@ def rows(options) -> list[str]:
                     [v for k, v in t.items() if k.startswith("compile")],
                 )
             ]
-            eager = [k for k in t if not k.startswith(APART) and k not in ("cpu", "unkeyed")]
-            best = min(eager, key=t.__getitem__)
+            best = min(plain_of(t), key=t.__getitem__)
             plain = t[best]
             memory = " / ".join(f"{peak_memory(runs[k]) / 2**20:.3g}" for k in ("cpu", best))
             share = ""
