@@ -16,11 +16,14 @@
 #include <vector>
 
 #include "autograd.h"
+#include "signatures.h"
 
 namespace {
 
 using at::Tensor;
+using gk::Convolution;
 using gk::find;
+using gk::WeightGrad;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Ints = std::vector<int64_t>;
@@ -30,11 +33,6 @@ enum Part { kSmall, kWeight, kLarge };
 
 // The two parts that an operator of each result takes, in the order of its schema.
 constexpr std::array<std::array<Part, 2>, 3> kOperands = {{{kLarge, kWeight}, {kSmall, kLarge}, {kSmall, kWeight}}};
-
-using Convolution = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
-                           at::IntArrayRef, int64_t, c10::SymIntArrayRef);
-using WeightGrad = Tensor(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
-                          c10::SymIntArrayRef);
 
 // Differentiates the form by `part`. `size` is the two spatial sizes of the result.
 Tensor contract(Part part, const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, at::IntArrayRef stride,

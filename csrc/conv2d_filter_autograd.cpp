@@ -9,6 +9,7 @@
 #include "autograd.h"
 #include "conv2d_filter.h"
 #include "fir_adjoint.h"
+#include "signatures.h"
 
 namespace gk::conv {
 namespace {
@@ -23,15 +24,10 @@ using SymInts = std::vector<SymInt>;
 
 using Whole = Tensor(const Tensor&, const Tensor&, const Tensor&, const optional<Tensor>&, const optional<Tensor>&,
                      at::IntArrayRef, at::IntArrayRef, SymIntArrayRef, SymIntArrayRef, bool, double);
-using Convolution = Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
-                           at::IntArrayRef, int64_t, SymIntArrayRef);
-using WeightGrad = Tensor(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
-                          SymIntArrayRef);
 
 Tensor filter(const Tensor& x, const Tensor& f, const optional<Tensor>& fy, SymIntArrayRef padding, bool flip,
               double gain) {
-  static const auto op = find<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, SymIntArrayRef,
-                                     SymIntArrayRef, SymIntArrayRef, bool, double)>("gankernels_native::upfirdn2d");
+  static const auto op = find<Resampling>("gankernels_native::upfirdn2d");
   const SymInts one{1, 1};
   return op.call(x, f, fy, one, one, padding, flip, gain);
 }

@@ -15,10 +15,12 @@
 #include <optional>
 
 #include "autograd.h"
+#include "signatures.h"
 
 namespace {
 
 using at::Tensor;
+using gk::Convolution;
 using gk::find;
 using Pair = std::array<int64_t, 2>;
 
@@ -57,9 +59,6 @@ bool pair(PyObject* o, int64_t least, Pair& to) {
   to[1] = to[0];
   return true;
 }
-
-using Convolution = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef, at::IntArrayRef,
-                           at::IntArrayRef, int64_t, c10::SymIntArrayRef);
 
 struct Conv {
   const Tensor *x, *weight;

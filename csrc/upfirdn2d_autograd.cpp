@@ -11,6 +11,7 @@
 #include "autograd.h"
 #include "cuda/device.h"
 #include "fir_adjoint.h"
+#include "signatures.h"
 
 namespace gk {
 namespace {
@@ -30,8 +31,7 @@ struct Settings {
 };
 
 Tensor call_upfirdn2d(const Tensor& x, const Tensor& f, const optional<Tensor>& fy, const Settings& s) {
-  static const auto op = find<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, SymIntArrayRef,
-                                     SymIntArrayRef, SymIntArrayRef, bool, double)>("gankernels_native::upfirdn2d");
+  static const auto op = find<Resampling>("gankernels_native::upfirdn2d");
   return op.call(x, f, fy, s.up, s.down, s.padding, s.flip, s.gain);
 }
 
